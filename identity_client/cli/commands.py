@@ -1,0 +1,228 @@
+"""The commands, and the exit codes that scripts can rely on.
+
+0: done. 1: identity-api or the token endpoint refused, or a check failed. 2: a wrong argument or
+setting. 3: not in the time given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any, NoReturn
+
+import attrs
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .. import __version__
+from ..bootstrap import IdentityBootstrapService
+from ..config import IdentityBootstrapConfig
+from ..errors import ConfigurationError, IdentityError, NotReadyError
+from ..events import ServiceEvent, ServiceState
+
+FAILED, MISCONFIGURED, TOO_LATE = 1, 2, 3
+
+
+def _told(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors into one line on stderr and an exit code."""
+
+    @wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except ConfigurationError as error:
+            _give_up(str(error), MISCONFIGURED)
+        except NotReadyError as error:
+            _give_up(str(error), TOO_LATE if error.next_attempt is None else FAILED)
+        except IdentityError as error:
+            _give_up(str(error), FAILED)
+
+    return wrapper
+
+
+def _give_up(message: str, code: int) -> NoReturn:
+    click.echo(f"identity-client: {message}", err=True)
+    sys.exit(code)
+
+
+def _service_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--url", help="Address of identity-api [IDENTITY_API_URL]."),
+        click.option("--service-name", help="Name to register [SERVICE_NAME]."),
+        click.option(
+            "--allow-secret-regeneration",
+            is_flag=True,
+            help="Replace the secret of a service that exists. Its replicas are cut off until "
+            "they register again.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _service(
+    url: str | None, service_name: str | None, allow_secret_regeneration: bool
+) -> IdentityBootstrapService:
+    given = {"identity_api_url": url, "service_name": service_name}
+    overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    # A look at a service from a shell must not take the secret from those who run it.
+    overrides["allow_secret_regeneration"] = allow_secret_regeneration
+    return IdentityBootstrapService(IdentityBootstrapConfig.from_env(**overrides))
+
+
+def _token_lifetime(default: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--token-lifetime",
+        type=click.FloatRange(0, 86400, min_open=True),
+        default=default,
+        show_default=True,
+        help="Seconds that an access token lives.",
+    )
+
+
+@contextmanager
+def _progress(service: IdentityBootstrapService) -> Generator[None, None, None]:
+    """Show what the service is doing; rich shows it on a terminal only."""
+    with Console(stderr=True).status("waiting for a token") as display:
+
+        def show(event: ServiceEvent) -> None:
+            display.update(Text(event.message))
+
+        stop = service.on_event(show)
+        try:
+            yield
+        finally:
+            stop()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="identity-client")
+def cli() -> None:
+    """Access tokens for microservices.
+
+    Settings come from the environment, as for a service: IDENTITY_API_URL,
+    IDENTITY_API_INTERNAL_TOKEN (or IDENTITY_API_INTERNAL_TOKEN_FILE), SERVICE_NAME, or
+    SERVICE_CLIENT_ID, SERVICE_CLIENT_SECRET and SERVICE_TOKEN_ENDPOINT.
+    """
+
+
+@cli.command()
+@_service_options
+@click.option("--timeout", type=float, help="Seconds to wait at most [IDENTITY_TOKEN_TIMEOUT].")
+@_told
+def token(timeout: float | None, **options: Any) -> None:
+    """Print an access token, and nothing else."""
+    with _closing(_service(**options)) as service, _progress(service):
+        value = service.get_access_token(timeout)
+    click.echo(value)
+
+
+@cli.command()
+@_service_options
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait.")
+@_told
+def wait(timeout: float, **options: Any) -> None:
+    """Wait until a token can be had; exit with 3 if that takes too long."""
+    with _closing(_service(**options)) as service, _progress(service):
+        ready = service.wait_for_ready(timeout)
+        status = service.status()
+    if not ready:
+        problem = status.last_error or "no answer yet"
+        if status.state is ServiceState.FAILED:
+            _give_up(f"not ready: {problem}", FAILED)
+        _give_up(f"not ready after {timeout:g} s: {problem}", TOO_LATE)
+
+
+@cli.command()
+@_service_options
+@click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds to wait.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_told
+def status(timeout: float, as_json: bool, **options: Any) -> None:
+    """Try to get a token and show how that went; exit with 1 without one."""
+    with _closing(_service(**options)) as service:
+        with _progress(service):
+            service.wait_for_ready(timeout)
+        seen = service.status()
+    if as_json:
+        click.echo(json.dumps(attrs.asdict(seen)))
+    else:
+        table = Table(show_header=False, box=None)
+        for name, value in attrs.asdict(seen).items():
+            shown = (
+                f"{value:.1f}" if isinstance(value, float) else str(getattr(value, "value", value))
+            )
+            table.add_row(name.replace("_", " "), Text("-" if value is None else shown))
+        Console().print(table)
+    if seen.state is not ServiceState.READY:
+        sys.exit(FAILED)
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=3053, show_default=True)
+@_token_lifetime(300.0)
+@_told
+def serve(host: str, port: int, token_lifetime: float) -> None:
+    """Run a reference identity-api with its own token endpoint; for development only.
+
+    Callers need the bearer token in IDENTITY_API_INTERNAL_TOKEN, which you choose. With it,
+    PATCH /dev/settings changes token lifetime and faults while the server runs, and
+    POST /dev/services/NAME/rotate-secret rotates a secret.
+    """
+    server_module = _server()
+    internal_token = os.environ.get("IDENTITY_API_INTERNAL_TOKEN", "")
+    if not internal_token:
+        raise ConfigurationError(
+            "IDENTITY_API_INTERNAL_TOKEN is missing; set it to a token of your choice, "
+            "which callers then have to send"
+        )
+    try:
+        server = server_module.IdentityServer(
+            internal_token,
+            host=host,
+            port=port,
+            settings=server_module.Settings(token_lifetime=token_lifetime),
+        )
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    with suppress(KeyboardInterrupt):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        click.echo(f"identity-api for development, not for production, on {server.url}", err=True)
+        server.run()
+    server.stop()
+    click.echo("stopped", err=True)
+
+
+@cli.command()
+@_token_lifetime(10.0)
+def demo(token_lifetime: float) -> None:
+    """Show the whole job on this machine: outages, 200 threads, refreshes, a rotated secret."""
+    _server()
+    from .demo import run  # needs the extra server, which the other commands do without
+
+    sys.exit(0 if run(lifetime=token_lifetime) else FAILED)
+
+
+def _server() -> Any:
+    try:
+        from .. import server  # an extra of its own
+    except ModuleNotFoundError as error:
+        _give_up(f"{error.name} is missing; pip install 'identity-client[server]'", MISCONFIGURED)
+    return server
+
+
+@contextmanager
+def _closing(service: IdentityBootstrapService) -> Generator[IdentityBootstrapService, None, None]:
+    try:
+        yield service
+    finally:
+        service.close()

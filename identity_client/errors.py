@@ -1,0 +1,199 @@
+"""The exception tree: everything that leaves this package is one of these.
+
+::
+
+    IdentityError
+    ├── ConfigurationError            also ValueError
+    ├── IdentityApiError              identity-api did not do what it was asked
+    │   ├── IdentityApiConnectionError
+    │   ├── IdentityApiTimeout        also TimeoutError
+    │   ├── InvalidResponseError
+    │   └── SecretNotReturnedError
+    ├── TokenEndpointError            the token endpoint did not issue a token
+    │   └── InvalidClientError
+    ├── RegistrationError             all registration attempts are used up
+    ├── NotReadyError                 also TimeoutError
+    └── ServiceClosedError
+
+Every exception pickles and copies, and holds text and numbers only: no request, no response,
+no secret.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_E = TypeVar("_E", bound="IdentityError")
+
+
+class IdentityError(Exception):
+    """The root of all exceptions of this package.
+
+    Attributes:
+        message: what failed, against which host, and what to do about it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigurationError(IdentityError, ValueError):
+    """A setting or an argument cannot be used; the message names it and its variable."""
+
+
+class RemoteError(IdentityError):
+    """A remote party failed; the common part of `IdentityApiError` and `TokenEndpointError`.
+
+    Attributes:
+        status_code: the HTTP status, or None when nothing answered.
+        retryable: whether the same request may succeed later without a change by anybody.
+        retry_after: seconds until the next attempt is worth while, or None when nobody said.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.retry_after = retry_after
+
+    @property
+    def retryable(self) -> bool:
+        status = self.status_code
+        return status is None or status in (408, 425, 429) or status >= 500
+
+
+class IdentityApiError(RemoteError):
+    """identity-api refused a request or failed at it.
+
+    Attributes:
+        code: the error code of the reply, or None where it has none.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status_code=status_code, retry_after=retry_after)
+        self.code = code
+
+
+class IdentityApiConnectionError(IdentityApiError):
+    """identity-api could not be reached, or the connection broke."""
+
+
+class IdentityApiTimeout(IdentityApiError, TimeoutError):
+    """identity-api did not answer in full within the time allowed."""
+
+
+class InvalidResponseError(IdentityApiError):
+    """identity-api answered with success, but with something that is not what the contract says."""
+
+
+class SecretNotReturnedError(IdentityApiError):
+    """The service exists already, and identity-api keeps its secret to itself."""
+
+    @property
+    def retryable(self) -> bool:
+        return False
+
+
+class TokenEndpointError(RemoteError):
+    """The token endpoint issued no token (RFC 6749 section 5.2).
+
+    Attributes:
+        error: the OAuth error code, such as ``invalid_scope``, or None where the reply has none.
+        error_description: the description that came with it, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status_code: int | None = None,
+        error: str | None = None,
+        error_description: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message, status_code=status_code, retry_after=retry_after)
+        self.error = error
+        self.error_description = error_description
+
+
+class InvalidClientError(TokenEndpointError):
+    """The token endpoint rejects the client: unknown, disabled, or with another secret."""
+
+
+class RegistrationError(IdentityError):
+    """All registration attempts are used up; ``__cause__`` is the last failure."""
+
+
+class NotReadyError(IdentityError, TimeoutError):
+    """No token can be had within the time given; the message says why and what happens next.
+
+    Attributes:
+        state: the state of the service, as `ServiceStatus.state` has it.
+        attempts: the registration attempts that failed in a row.
+        last_error: the last failure as text, or None when nothing failed yet.
+        next_attempt: seconds until the next attempt, or None while one is under way.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        state: str = "PENDING",
+        attempts: int = 0,
+        last_error: str | None = None,
+        next_attempt: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.state = state
+        self.attempts = attempts
+        self.last_error = last_error
+        self.next_attempt = next_attempt
+
+
+class ServiceClosedError(IdentityError):
+    """The service was closed and gives no tokens any more."""
+
+
+def replica(error: _E) -> _E:
+    """Return a copy to raise: one failure reaches many threads, and a traceback belongs to one."""
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__
+    return twin
+
+
+def sealed(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let errors leave ``function`` without the frames beneath it.
+
+    Those frames, and the foreign exceptions that a failure was made from, hold secrets in their
+    locals, which error reporters print.
+    """
+
+    @wraps(function)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return function(*args, **kwargs)
+        except IdentityError as error:
+            failure = replica(error)
+        finally:
+            del args, kwargs
+        raise failure
+
+    return wrapper

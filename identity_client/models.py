@@ -1,0 +1,176 @@
+"""The values that travel: requests to identity-api, its replies, credentials and tokens."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Generic, TypeVar, cast
+
+import attrs
+from attrs import field, frozen
+
+_T = TypeVar("_T")
+
+
+class Value:
+    """The repr of all values, without what is marked as secret.
+
+    One for all: attrs would compile one for each class, which shows in the time of the import.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        members = (f for f in attrs.fields(cast(Any, type(self))) if f.repr)
+        shown = (f"{member.name}={getattr(self, member.name)!r}" for member in members)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class ServiceType(str, Enum):
+    """The kind of a registered service; identity-api may know more, which pass as plain strings."""
+
+    BACKEND = "BACKEND"
+
+
+@frozen(repr=False)
+class ApiEnvelope(Value, Generic[_T]):
+    """What identity-api puts around every reply.
+
+    Attributes:
+        data: the reply itself.
+    """
+
+    data: _T
+
+
+@frozen(kw_only=True, repr=False)
+class RegisterServiceRequest(Value):
+    """A request to create a service's OAuth2 client, or to find it.
+
+    Attributes:
+        name: the service's name, which becomes the client_id.
+        display_name: the name that people see.
+        description: what the service is for, or None.
+        service_type: a `ServiceType`, or another string that identity-api knows.
+        regenerate_secret: whether a service that exists gets a new secret. The old one stops
+            working at once, for every replica that uses it.
+    """
+
+    name: str
+    display_name: str
+    description: str | None = None
+    service_type: str = ServiceType.BACKEND
+    regenerate_secret: bool = False
+
+
+@frozen(kw_only=True, repr=False)
+class RegisterServiceResponse(Value):
+    """The reply to a registration, in full.
+
+    Attributes:
+        id: identity-api's own id of the service.
+        client_id: the OAuth2 client's id, or None where it is the registered name.
+        client_secret: the secret, or None when the service existed and keeps the one it has.
+        token_endpoint: the URL that issues tokens.
+        roles: the roles of the service account.
+        already_existed: whether the service was registered before.
+        secret_regenerated: whether this request replaced the secret.
+    """
+
+    id: str
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    token_endpoint: str
+    roles: tuple[str, ...]
+    already_existed: bool
+    secret_regenerated: bool
+
+
+@frozen(kw_only=True, repr=False)
+class ServiceCredentials(Value):
+    """An OAuth2 client that can ask for tokens.
+
+    Attributes:
+        client_id: the client's id.
+        client_secret: the client's secret; not part of the repr.
+        token_endpoint: the URL that issues tokens.
+        roles: the roles of the service account.
+    """
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    token_endpoint: str
+    roles: tuple[str, ...] = ()
+
+
+@frozen(kw_only=True, repr=False)
+class VerifyMembershipParams(Value):
+    """A question: is this user a member of this organization?
+
+    Attributes:
+        user_id: the user's id.
+        org_id: the organization's id.
+    """
+
+    user_id: str
+    org_id: str
+
+
+@frozen(kw_only=True, repr=False)
+class VerifyMembershipResponse(Value):
+    """The answer to `VerifyMembershipParams`.
+
+    Attributes:
+        is_member: whether the user is a member.
+        role: the user's role in the organization, or None where there is none.
+    """
+
+    is_member: bool
+    role: str | None = None
+
+
+@frozen(kw_only=True, repr=False)
+class EnsureSystemOrgRequest(Value):
+    """A request to create a system organization unless it exists.
+
+    Attributes:
+        name: the organization's unique name.
+        display_name: the name that people see.
+    """
+
+    name: str
+    display_name: str
+
+
+@frozen(kw_only=True, repr=False)
+class Organization(Value):
+    """An organization.
+
+    Attributes:
+        id: identity-api's id of the organization.
+        name: its unique name.
+        display_name: the name that people see.
+    """
+
+    id: str
+    name: str
+    display_name: str
+
+
+@frozen(kw_only=True, repr=False)
+class AccessToken(Value):
+    """An access token as the token endpoint issued it (RFC 6749 section 5.1).
+
+    Attributes:
+        value: the token itself; not part of the repr.
+        expires_in: the lifetime in seconds, as this package counts it: above 0, 86400 at most.
+        scope: the scope that was granted, or None where the reply has none.
+        requested_at: the monotonic clock, in seconds, before the request was sent; the lifetime
+            runs from here.
+        requested_at_wall: the wall clock at the same moment, in seconds since the epoch.
+    """
+
+    value: str = field(repr=False)
+    expires_in: float
+    scope: str | None = None
+    requested_at: float
+    requested_at_wall: float

@@ -1,0 +1,164 @@
+"""The client credentials grant (RFC 6749 section 4.4) at a token endpoint."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import math
+import re
+from urllib.parse import quote_plus
+
+import requests
+from requests.auth import AuthBase
+
+from . import wire
+from .clock import Clock
+from .errors import InvalidClientError, TokenEndpointError, sealed
+from .http import Answer, HttpError, HttpTransport, Unauthenticated, host_of
+from .models import AccessToken, ServiceCredentials
+from .retry import parse_retry_after
+
+_log = logging.getLogger("identity_client")
+
+FALLBACK_LIFETIME = 60.0
+LONGEST_LIFETIME = 86400.0
+
+_CLIENT_ERRORS = ("invalid_client", "unauthorized_client")
+
+
+class _ClientSecretBasic(AuthBase):
+    """HTTP Basic with the form-encoding that RFC 6749 section 2.3.1 asks for."""
+
+    def __init__(self, credentials: ServiceCredentials) -> None:
+        self._credentials = credentials
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        user = quote_plus(self._credentials.client_id)
+        password = quote_plus(self._credentials.client_secret)
+        value = base64.b64encode(f"{user}:{password}".encode()).decode()
+        request.headers["Authorization"] = f"Basic {value}"
+        return request
+
+
+class TokenEndpoint:
+    """Asks token endpoints for access tokens.
+
+    Args:
+        transport: what sends the requests.
+        clock: the clocks that the lifetime is counted on.
+        auth_method: ``client_secret_post`` or ``client_secret_basic``.
+        scope: the scope to ask for, or None.
+    """
+
+    def __init__(
+        self, transport: HttpTransport, clock: Clock, auth_method: str, scope: str | None
+    ) -> None:
+        self._transport = transport
+        self._clock = clock
+        self._auth_method = auth_method
+        self._scope = scope
+        self._warned_of_lifetime = False
+
+    @sealed
+    def fetch(self, credentials: ServiceCredentials, timeout: float | None = None) -> AccessToken:
+        """Ask for a token.
+
+        Raises:
+            InvalidClientError: the endpoint rejects the client.
+            TokenEndpointError: it issued no token for another reason, or cannot be reached.
+        """
+        form = {"grant_type": "client_credentials"}
+        if self._scope is not None:
+            form["scope"] = self._scope
+        auth: AuthBase = Unauthenticated()
+        if self._auth_method == "client_secret_basic":
+            auth = _ClientSecretBasic(credentials)
+        else:
+            form["client_id"] = credentials.client_id
+            form["client_secret"] = credentials.client_secret
+        endpoint = f"the token endpoint at {host_of(credentials.token_endpoint)}"
+        requested_at, requested_at_wall = self._clock.monotonic(), self._clock.time()
+        try:
+            answer = self._transport.send(
+                "POST", credentials.token_endpoint, auth=auth, form=form, timeout=timeout
+            )
+        except HttpError as error:
+            raise TokenEndpointError(
+                f"{endpoint} cannot be used: {error}; check that it runs and can be reached"
+            ) from None
+        value, expires_in, scope = self._read(answer, endpoint, credentials)
+        return AccessToken(
+            value=value,
+            expires_in=expires_in,
+            scope=scope,
+            requested_at=requested_at,
+            requested_at_wall=requested_at_wall,
+        )
+
+    def _read(
+        self, answer: Answer, endpoint: str, credentials: ServiceCredentials
+    ) -> tuple[str, float, str | None]:
+        if not answer.ok:
+            raise self._refused(answer, endpoint, credentials)
+        try:
+            if answer.oversized:
+                raise wire.WireError("it is larger than 1 MiB")
+            document = wire.as_object(wire.parse_json(answer.body))
+            if "error" in document:
+                raise self._refused(answer, endpoint, credentials)
+            value = document.get("access_token")
+            if not isinstance(value, str):
+                raise wire.WireError("its member 'access_token' is missing or no string")
+            if not re.fullmatch(r"[\x21-\x7e]+", value):
+                raise wire.WireError("its member 'access_token' cannot travel in a header")
+            kind = document.get("token_type")
+            if not isinstance(kind, str) or kind.lower() != "bearer":
+                raise wire.WireError("its member 'token_type' is not 'Bearer'")
+        except wire.WireError as error:
+            raise TokenEndpointError(
+                f"{endpoint} answered {answer.status}, but its answer cannot be used: {error}; "
+                "check that the address is a token endpoint's",
+                status_code=answer.status,
+            ) from None
+        scope = document.get("scope")
+        return (
+            value,
+            self._lifetime(document.get("expires_in"), endpoint),
+            scope if isinstance(scope, str) else None,
+        )
+
+    def _refused(
+        self, answer: Answer, endpoint: str, credentials: ServiceCredentials
+    ) -> TokenEndpointError:
+        description, code = wire.error_text(answer.body, credentials.client_secret)
+        rejected = code in _CLIENT_ERRORS and answer.status in (200, 400, 401)
+        said = ": ".join(text for text in (code, description) if text)
+        kind = InvalidClientError if rejected else TokenEndpointError
+        return kind(
+            f"{endpoint} answered {answer.status}"
+            + (f" ({said})" if said else "")
+            + (f"; check the client {credentials.client_id!r} and its secret" if rejected else ""),
+            status_code=answer.status,
+            error=code,
+            error_description=description,
+            retry_after=parse_retry_after(answer.headers.get("Retry-After"), self._clock.time()),
+        )
+
+    def _lifetime(self, expires_in: object, endpoint: str) -> float:
+        """Read ``expires_in``, seconds, which servers send in many forms or not at all."""
+        try:
+            if isinstance(expires_in, bool) or not isinstance(expires_in, (int, float, str)):
+                raise ValueError  # noqa: TRY004  # as for the text below
+            seconds = float(expires_in)
+            if math.isnan(seconds) or seconds <= 0:
+                raise ValueError
+        except (ValueError, OverflowError):
+            if not self._warned_of_lifetime:
+                self._warned_of_lifetime = True
+                _log.warning(
+                    "%s does not say how long its tokens live (expires_in); %g s are assumed",
+                    endpoint,
+                    FALLBACK_LIFETIME,
+                )
+            return FALLBACK_LIFETIME
+        return min(seconds, LONGEST_LIFETIME)

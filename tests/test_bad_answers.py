@@ -1,0 +1,251 @@
+"""The forms of bad answers, on each of the six requests: always a clear error of ours."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import INTERNAL_TOKEN, MakeService, registered
+from support.canned import Canned, CannedServer, reply, token_reply
+
+from identity_client import (
+    IdentityApiClient,
+    IdentityApiError,
+    IdentityError,
+    InvalidClientError,
+    InvalidResponseError,
+    NotReadyError,
+    TokenEndpointError,
+)
+
+JSON = (("Content-Type", "application/json"),)
+HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+SECRET = "never-shown"
+ELSEWHERE = "elsewhere"  # replaced by the address of the other host
+
+
+class Bad(NamedTuple):
+    name: str
+    answer: Canned
+    status: int
+    says: str
+    retryable: bool
+
+
+def _nested(depth: int) -> bytes:
+    return b'{"a":' * depth + b"1" + b"}" * depth
+
+
+UNUSABLE = [
+    Bad("empty", Canned(200, b""), 200, "it is empty", False),
+    Bad("blank", Canned(200, b"  \r\n", JSON), 200, "it is empty", False),
+    Bad("HTML", Canned(200, HTML, (("Content-Type", "text/html"),)), 200, "HTML page", False),
+    Bad("broken JSON", Canned(200, b'{"data": ', JSON), 200, "it is not JSON", False),
+    Bad("null", Canned(200, b"null", JSON), 200, "it is", False),
+    Bad("a list", Canned(200, b"[1, 2]", JSON), 200, "it is", False),
+    Bad("a number", Canned(200, b"42", JSON), 200, "it is", False),
+    Bad("a string", Canned(200, b'"text"', JSON), 200, "it is", False),
+    Bad("missing members", Canned(200, b"{}", JSON), 200, "its member", False),
+    Bad("deep nesting", Canned(200, _nested(100_000), JSON), 200, "nested too deeply", False),
+    Bad("10 MB", Canned(200, b" " * 10_000_000, JSON), 200, "larger than 1 MiB", False),
+    Bad(
+        "10 MB in a few bytes",
+        Canned(200, gzip.compress(b" " * 10_000_000), (*JSON, ("Content-Encoding", "gzip"))),
+        200,
+        "larger than 1 MiB",
+        False,
+    ),
+    Bad("wrong charset", Canned(200, b'{"data": "\xff\xfe"}', JSON), 200, "it is not JSON", False),
+    Bad("204", Canned(204), 204, "it is empty", False),
+]
+REFUSED = [
+    Bad("301 to another host", Canned(301, b"", (("Location", ELSEWHERE),)), 301, "301", False),
+    Bad("302 to another host", Canned(302, b"", (("Location", ELSEWHERE),)), 302, "302", False),
+    Bad("307 to another host", Canned(307, b"", (("Location", ELSEWHERE),)), 307, "307", False),
+    Bad("308 to another host", Canned(308, b"", (("Location", ELSEWHERE),)), 308, "308", False),
+    Bad("401", reply({"statusCode": 401, "message": "Unauthorized"}, 401), 401, "401", False),
+    Bad("403", reply({"statusCode": 403, "message": ["a", "b"]}, 403), 403, "(a; b)", False),
+    Bad("404", reply({"detail": "not here", "title": "x"}, 404), 404, "(not here)", False),
+    Bad("409", reply({"error": {"code": "C1", "message": "taken"}}, 409), 409, "taken)", False),
+    Bad("422", reply({"message": ["a is bad"], "error": "U"}, 422), 422, "a is bad)", False),
+    Bad("429 with Retry-After", reply({}, 429, Retry_After="7"), 429, "429", True),
+    Bad("429", Canned(429), 429, "429", True),
+    Bad("500 with HTML", Canned(500, HTML), 500, "(502 Bad Gateway)", True),
+    Bad("500 empty", Canned(500), 500, "500", True),
+    Bad("500 with a list", Canned(500, b"[]", JSON), 500, "500", True),
+    Bad("500 with 10 MB", Canned(500, b" " * 10_000_000), 500, "500", True),
+    Bad("502", Canned(502, b"\x00\x01 no text"), 502, "502", True),
+    Bad("503", reply({"message": "later"}, 503, Retry_After="nonsense"), 503, "(later)", True),
+]
+IDS = [bad.name for bad in UNUSABLE + REFUSED]
+
+CALLS: dict[str, Callable[[IdentityApiClient], object]] = {
+    "register_service": lambda c: c.register_service(name="orders", display_name="Orders"),
+    "register_service_full": lambda c: c.register_service_full(name="o", display_name="O"),
+    "verify_membership": lambda c: c.verify_membership("user", "org"),
+    "ensure_system_org": lambda c: c.ensure_system_org(name="system", display_name="System"),
+    "get_system_org": lambda c: c.get_system_org("system"),
+}
+
+MISTYPED: dict[str, dict[str, Any]] = {
+    "register_service": {"id": 1},
+    "register_service_full": {"id": "1", "tokenEndpoint": "http://h/t", "roles": "admin"},
+    "verify_membership": {"isMember": "yes"},
+    "ensure_system_org": {"id": "1", "name": None, "displayName": "S"},
+    "get_system_org": {"id": "1", "name": "system", "displayName": ["S"]},
+}
+
+
+@contextmanager
+def _other_host() -> Iterator[CannedServer]:
+    with CannedServer(reply({})) as other:
+        yield other
+
+
+def _aimed(answer: Canned, other: CannedServer) -> Canned:
+    headers = tuple(
+        (name, f"{other.url}/stolen" if value == ELSEWHERE else value)
+        for name, value in answer.headers
+    )
+    return answer._replace(headers=headers)
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("bad", UNUSABLE + REFUSED, ids=IDS)
+def test_identity_api_calls_turn_it_into_a_clear_error(
+    bad: Bad, call: str, canned: Callable[..., CannedServer]
+) -> None:
+    with _other_host() as other:
+        server = canned(_aimed(bad.answer, other))
+        with (
+            IdentityApiClient(server.url, INTERNAL_TOKEN) as client,
+            pytest.raises(IdentityApiError) as caught,
+        ):
+            CALLS[call](client)
+    error = caught.value
+    assert isinstance(error, InvalidResponseError) is (bad in UNUSABLE)
+    assert bad.says in error.message
+    assert f"identity-api at {server.url}" in error.message
+    assert (error.status_code, error.retryable) == (bad.status, bad.retryable)
+    assert error.retry_after == (7.0 if "Retry-After" in bad.name else None)
+    assert len(server.asked) == 1
+    assert other.asked == []
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_member_of_the_wrong_type_is_named_and_not_shown(
+    call: str, canned: Callable[..., CannedServer]
+) -> None:
+    document = {**MISTYPED[call], "secret": SECRET}
+    server = canned(reply({"data": document}))
+    with (
+        IdentityApiClient(server.url, INTERNAL_TOKEN) as client,
+        pytest.raises(InvalidResponseError, match=r"its member '.*' must be") as caught,
+    ):
+        CALLS[call](client)
+    assert SECRET not in repr(caught.value)
+
+
+TOKEN_ONLY = [
+    Bad("an error with 200", reply({"error": "invalid_scope"}, 200), 200, "invalid_scope", False),
+    Bad("no token", reply({"token_type": "Bearer"}), 200, "'access_token'", False),
+    Bad("null token", token_reply(None), 200, "'access_token'", False),  # type: ignore[arg-type]  # on purpose
+    Bad("empty token", token_reply(""), 200, "'access_token'", False),
+    Bad("a token with a line break", token_reply("a\r\nX-Evil: 1"), 200, "'access_token'", False),
+    Bad("a token that is not ASCII", token_reply("tökén"), 200, "'access_token'", False),
+    Bad("no token_type", reply({"access_token": "t"}), 200, "'token_type'", False),
+    Bad("a MAC token", token_reply(token_type="mac"), 200, "'token_type'", False),
+    Bad("a numeric token_type", token_reply(token_type=1), 200, "'token_type'", False),
+    Bad("invalid_client, 403", reply({"error": "invalid_client"}, 403), 403, "client", False),
+]
+
+
+@pytest.mark.parametrize("bad", UNUSABLE + REFUSED + TOKEN_ONLY, ids=lambda bad: bad.name)
+def test_the_token_request_turns_it_into_a_clear_error_and_the_worker_lives_on(
+    bad: Bad, preconfigured: Callable[..., Any]
+) -> None:
+    with _other_host() as other:
+        service, endpoint = preconfigured(_aimed(bad.answer, other))
+        with pytest.raises(TokenEndpointError) as caught:
+            service.get_access_token()
+        error = caught.value
+        assert not isinstance(error, InvalidClientError)
+        # A missing member has a name of its own here; all else is told alike.
+        assert bad.says in error.message or bad.name == "missing members"
+        assert f"the token endpoint at {endpoint.url}" in error.message
+        assert (error.status_code, error.retryable) == (bad.status, bad.retryable)
+        assert other.asked == []
+        endpoint.answers.append(token_reply("in-the-end"))
+        assert service.wait_for_ready(10 if "Retry" not in bad.name else 20)
+    assert service.get_access_token() == "in-the-end"
+
+
+@pytest.mark.parametrize("status", [400, 401])
+@pytest.mark.parametrize("code", ["invalid_client", "unauthorized_client"])
+def test_both_codes_and_both_statuses_mean_that_the_client_is_rejected(
+    code: str, status: int, preconfigured: Callable[..., Any]
+) -> None:
+    answer = reply({"error": code, "error_description": "Invalid client credentials"}, status)
+    service, _ = preconfigured(answer)
+    with pytest.raises(InvalidClientError) as caught:
+        service.get_access_token()
+    error = caught.value
+    assert (error.error, error.error_description) == (code, "Invalid client credentials")
+    assert "check the client 'orders' and its secret" in error.message
+
+
+@pytest.mark.parametrize("bad", UNUSABLE + REFUSED, ids=IDS)
+def test_a_service_survives_it_on_registration(
+    bad: Bad, canned: Callable[..., CannedServer], make_service: MakeService
+) -> None:
+    with _other_host() as other:
+        server = canned(_aimed(bad.answer, other))
+        service = make_service(server.url)
+        with pytest.raises(NotReadyError) as caught:
+            service.get_access_token(0.01 if bad.retryable else 5)
+        assert bad.retryable or bad.says in str(caught.value)
+        while service.status().attempts == 0:
+            service.wait_for_ready(0.01)
+        server.answers.append(registered(server.url))
+        server.answers.append(token_reply("in-the-end"))
+        assert service.wait_for_ready(20)
+        assert other.asked == []
+    assert service.get_access_token() == "in-the-end"
+
+
+def test_a_secret_that_the_server_echoes_stays_out_of_the_message(
+    canned: Callable[..., CannedServer], preconfigured: Callable[..., Any]
+) -> None:
+    body = json.dumps({"message": f"bad token {INTERNAL_TOKEN}", "error": INTERNAL_TOKEN})
+    server = canned(Canned(401, body.encode(), JSON))
+    with (
+        IdentityApiClient(server.url, INTERNAL_TOKEN) as client,
+        pytest.raises(IdentityApiError) as caught,
+    ):
+        client.get_system_org("system")
+    assert "bad token ***" in str(caught.value)
+    assert INTERNAL_TOKEN not in repr(vars(caught.value))
+    service, _ = preconfigured(
+        reply({"error": "e", "error_description": "not a-client-secret"}, 400)
+    )
+    with pytest.raises(IdentityError, match=r"not \*\*\*"):
+        service.get_access_token()
+
+
+def test_long_and_multi_line_messages_are_cut_and_flattened(
+    canned: Callable[..., CannedServer],
+) -> None:
+    server = canned(reply({"message": "line\nbreak \x1b[31m" + "x" * 5000}, 400))
+    with (
+        IdentityApiClient(server.url, INTERNAL_TOKEN) as client,
+        pytest.raises(IdentityApiError) as caught,
+    ):
+        client.get_system_org("system")
+    message = caught.value.message
+    assert "line break [31m" in message
+    assert len(message) < 600
+    assert message.isprintable()

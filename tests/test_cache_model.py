@@ -1,0 +1,212 @@
+"""The cache against a simple model of it, under random sequences of what can happen."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from support.clock import FakeClock
+
+from identity_client import (
+    AccessToken,
+    IdentityApiConnectionError,
+    IdentityError,
+    TokenEndpointError,
+)
+from identity_client.token_cache import LEASE, Failure, Flight, Snapshot, TokenCache
+
+LIFETIMES = st.sampled_from([1.0, 10.0, 60.0, 300.0, 86400.0])
+STEPS = st.one_of(
+    st.sampled_from([0.0, 0.05, 1.0, 9.0, 9.5, 15.0, 270.0, 290.0, 300.0]),
+    st.floats(0.0, 400.0, allow_nan=False),
+)
+
+
+class Issued:
+    """A token as the model knows it: when it was asked for, by both clocks, and in which era."""
+
+    def __init__(self, value: str, at: float, at_wall: float, lifetime: float, era: int) -> None:
+        self.value, self.at, self.at_wall = value, at, at_wall
+        self.lifetime, self.era = lifetime, era
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """Callers, a worker, clocks and mishaps; the model keeps what must be true."""
+
+    cache_class = TokenCache
+
+    @initialize()
+    def begin_world(self) -> None:
+        self.clock = FakeClock()
+        self.cache = self.cache_class(self.clock)
+        self.tokens: dict[str, Issued] = {}
+        self.current: Issued | None = None
+        self.era = 0  # ends with each invalidation or forced refresh
+        self.flight: Flight | None = None
+        self.asked: tuple[float, float, int] = (0.0, 0.0, 0)
+        self.retry_at: float | None = None
+        self.forced = False
+        self.closed: IdentityError | None = None
+        self.slept_at = -1e9
+
+    # --- the model ---
+
+    def age(self, issued: Issued) -> float:
+        return max(self.clock.monotonic() - issued.at, self.clock.time() - issued.at_wall)
+
+    def usable(self) -> bool:
+        issued = self.current
+        return issued is not None and self.age(issued) < issued.lifetime - min(
+            10.0, 0.05 * issued.lifetime
+        )
+
+    def due(self) -> bool:
+        if self.closed:
+            return False
+        if self.retry_at is not None:
+            return self.clock.monotonic() >= self.retry_at
+        issued = self.current
+        return self.forced or issued is None or self.age(issued) >= 0.9 * issued.lifetime
+
+    # --- what can happen ---
+
+    @rule(seconds=STEPS)
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule(seconds=STEPS)
+    def the_machine_sleeps(self, seconds: float) -> None:
+        self.clock.advance(seconds, asleep=True)
+        self.slept_at = self.clock.monotonic()
+
+    @rule()
+    def a_caller_asks(self) -> None:
+        outcome = self.cache.get(self.clock.monotonic())
+        if self.usable():
+            assert self.current is not None
+            assert outcome == self.current.value
+        elif self.closed:
+            assert isinstance(outcome, Failure)
+            assert outcome.error is self.closed
+        elif self.retry_at is not None and self.clock.monotonic() < self.retry_at:
+            assert isinstance(outcome, Failure)
+        else:
+            assert outcome is None
+
+    @rule()
+    def a_caller_asks_without_lock(self) -> None:
+        snapshot = self.cache.snapshot
+        if self.clock.monotonic() < snapshot.serve_until:
+            assert self.current is not None
+            assert snapshot.value == self.current.value
+            # Both clocks are looked at once per lease; by the monotonic one it is never expired.
+            assert self.usable() or self.clock.monotonic() - self.slept_at <= LEASE
+            assert self.clock.monotonic() - self.current.at < self.current.lifetime
+
+    @rule()
+    def the_worker_begins(self) -> None:
+        flight = self.cache.begin()
+        assert (flight is not None) is (self.flight is None and self.due())
+        if flight is not None:
+            self.flight = flight
+            self.forced = False
+            self.asked = (self.clock.monotonic(), self.clock.time(), self.era)
+
+    @precondition(lambda self: self.flight)
+    @rule(lifetime=LIFETIMES)
+    def a_token_comes(self, lifetime: float) -> None:
+        assert self.flight is not None
+        at, at_wall, era = self.asked
+        issued = Issued(f"token {len(self.tokens)}", at, at_wall, lifetime, era)
+        self.tokens[issued.value] = issued
+        token = AccessToken(
+            value=issued.value, expires_in=lifetime, requested_at=at, requested_at_wall=at_wall
+        )
+        snapshot = Snapshot.of(token, 0.9)
+        published = self.cache.publish(self.flight, snapshot)
+        assert published is (era == self.era)
+        self.flight = None
+        if published:
+            self.current, self.retry_at = issued, None
+
+    @precondition(lambda self: self.flight)
+    @rule(pause=st.floats(0.01, 300.0), registering=st.booleans())
+    def the_attempt_fails(self, pause: float, registering: bool) -> None:
+        assert self.flight is not None
+        error = IdentityApiConnectionError("x") if registering else TokenEndpointError("x")
+        self.cache.fail(self.flight, error, pause)
+        self.flight = None
+        if not self.closed:
+            self.retry_at = self.clock.monotonic() + pause
+
+    @precondition(lambda self: self.tokens)
+    @rule(data=st.data())
+    def a_token_is_rejected(self, data: st.DataObject) -> None:
+        value = data.draw(st.sampled_from(sorted(self.tokens)))
+        is_current = self.usable() and self.current is not None and self.current.value == value
+        assert self.cache.invalidate(value) is is_current
+        if is_current:
+            self.current = None
+            self.era += 1
+
+    @rule()
+    def a_refresh_is_forced(self) -> None:
+        self.cache.force()
+        self.era += 1
+        self.forced = True
+        self.retry_at = None
+
+    @rule()
+    def the_process_forks(self) -> None:
+        self.cache.reset_after_fork()
+        self.flight = None
+
+    @precondition(lambda self: not self.closed)
+    @rule(chance=st.integers(0, 30))
+    def it_is_closed(self, chance: int) -> None:
+        if chance == 0:
+            self.closed = IdentityError("closed")
+            self.cache.close(self.closed)
+            self.current = None
+            self.era += 1
+
+    # --- what is always true ---
+
+    @invariant()
+    def one_attempt_at_a_time(self) -> None:
+        assert self.cache.in_flight is (self.flight is not None)
+
+    @invariant()
+    def what_is_served_was_asked_for_in_this_era(self) -> None:
+        token = self.cache.snapshot.value
+        assert token == (self.current.value if self.current else "")
+
+    @invariant()
+    def the_figures_agree(self) -> None:
+        assert (self.cache.usable_seconds() > 0) is self.usable()
+
+
+def explore_cache(cache_class: type[TokenCache] = TokenCache, examples: int = 200) -> None:
+    """Run the state machine on a cache."""
+    machine = type("Machine", (CacheMachine,), {"cache_class": cache_class})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            report_multiple_bugs=False,
+        ),
+    )
+
+
+def test_the_cache_does_what_its_model_does() -> None:
+    explore_cache()

@@ -1,0 +1,658 @@
+"""Settings: where they come from, what they become, and what cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from identity_client import (
+    ConfigurationError,
+    IdentityApiClientOptions,
+    IdentityBootstrapConfig,
+    ServiceCredentials,
+)
+
+REQUIRED: dict[str, Any] = {
+    "service_name": "orders",
+    "identity_api_url": "http://identity-api:3053",
+    "identity_api_internal_token": "internal-token",
+}
+ENVIRON = {
+    "SERVICE_NAME": "orders",
+    "IDENTITY_API_URL": "http://identity-api:3053",
+    "IDENTITY_API_INTERNAL_TOKEN": "internal-token",
+}
+PRECONFIGURED: dict[str, Any] = {
+    "client_id": "orders-client",
+    "client_secret": "a-client-secret",
+    "token_endpoint": "http://keycloak/token",
+}
+OPTIONS: dict[str, Any] = {"base_url": "http://identity-api", "internal_token": "internal-token"}
+
+VARIABLES = {
+    "identity_api_url": "IDENTITY_API_URL",
+    "identity_api_internal_token": "IDENTITY_API_INTERNAL_TOKEN",
+    "service_name": "SERVICE_NAME",
+    "service_display_name": "SERVICE_DISPLAY_NAME",
+    "service_description": "SERVICE_DESCRIPTION",
+    "service_type": "SERVICE_TYPE",
+    "client_id": "SERVICE_CLIENT_ID",
+    "client_secret": "SERVICE_CLIENT_SECRET",
+    "token_endpoint": "SERVICE_TOKEN_ENDPOINT",
+    "max_registration_attempts": "IDENTITY_MAX_REGISTRATION_ATTEMPTS",
+    "base_retry_delay": "IDENTITY_BASE_RETRY_DELAY",
+    "max_retry_delay": "IDENTITY_MAX_RETRY_DELAY",
+    "request_timeout": "IDENTITY_REQUEST_TIMEOUT",
+    "token_timeout": "IDENTITY_TOKEN_TIMEOUT",
+    "refresh_ratio": "IDENTITY_REFRESH_RATIO",
+    "allow_secret_regeneration": "IDENTITY_ALLOW_SECRET_REGENERATION",
+    "credential_store": "IDENTITY_CREDENTIAL_STORE",
+    "token_endpoint_auth_method": "IDENTITY_TOKEN_ENDPOINT_AUTH_METHOD",
+    "scope": "IDENTITY_SCOPE",
+    "ca_bundle": "IDENTITY_CA_BUNDLE",
+    "client_cert": "IDENTITY_CLIENT_CERT",
+}
+SECRETS = ("identity_api_internal_token", "client_secret")
+
+Raise = Callable[[], object]
+
+
+def refusal(call: Raise) -> ConfigurationError:
+    """Return the error that a call ends with."""
+    with pytest.raises(ConfigurationError) as caught:
+        call()
+    assert isinstance(caught.value, ValueError)
+    return caught.value
+
+
+def everything_shown(error: BaseException) -> str:
+    """Return what error reporters see: messages, and locals of all frames but this file's."""
+    told: list[str] = []
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop()
+        if link is None:
+            continue
+        pending += [link.__cause__, link.__context__]
+        report = traceback.TracebackException.from_exception(link, capture_locals=True)
+        told += report.format_exception_only()
+        told.append(repr(vars(link)))
+        for frame in report.stack:
+            if frame.filename != __file__:
+                told.append(f"{frame.name}: {frame.locals}")
+    return "\n".join(told)
+
+
+# --- values that can be used ---
+
+
+def test_the_defaults_are_as_documented() -> None:
+    config = IdentityBootstrapConfig(**REQUIRED)
+    assert attrs.asdict(config) == {
+        **REQUIRED,
+        "service_display_name": None,
+        "service_description": None,
+        "service_type": "BACKEND",
+        "client_id": None,
+        "client_secret": None,
+        "token_endpoint": None,
+        "max_registration_attempts": None,
+        "base_retry_delay": 5.0,
+        "max_retry_delay": 300.0,
+        "request_timeout": 10.0,
+        "token_timeout": 10.0,
+        "refresh_ratio": 0.9,
+        "allow_secret_regeneration": True,
+        "credential_store": "memory:",
+        "token_endpoint_auth_method": "client_secret_post",
+        "scope": None,
+        "ca_bundle": None,
+        "client_cert": None,
+    }
+    assert IdentityBootstrapConfig.from_env(ENVIRON) == config
+
+
+def test_every_setting_has_the_documented_variable() -> None:
+    fields = attrs.fields_dict(IdentityBootstrapConfig)
+    assert {name: setting.metadata["env"] for name, setting in fields.items()} == VARIABLES
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        pytest.param("identity_api_url", "https://[::1]:8443/base/", None, id="a URL"),
+        pytest.param("identity_api_internal_token", "a.b-c_d~+/=!", None, id="visible ASCII"),
+        pytest.param("service_name", "billing service", None, id="a name with a blank"),
+        pytest.param("service_display_name", "Zahlungen für Ålesund ✓", None, id="any language"),
+        pytest.param("service_description", " pays ", None, id="blanks at the ends are kept"),
+        pytest.param("service_type", "BACKEND", None, id="the type that is known"),
+        pytest.param("service_type", "FRONTEND", None, id="a type that only identity-api knows"),
+        pytest.param("client_id", "client:1", None, id="a client_id with a colon"),
+        pytest.param("client_secret", "+ / % : & ü", None, id="a secret of any characters"),
+        pytest.param(
+            "token_endpoint", "http://keycloak/t?a=b", None, id="an endpoint with a query"
+        ),
+        pytest.param("max_registration_attempts", "1", 1, id="the least attempts"),
+        pytest.param("base_retry_delay", "0.25", 0.25, id="a fraction of a second"),
+        pytest.param("base_retry_delay", "300", 300.0, id="base and longest delay may be equal"),
+        pytest.param("max_retry_delay", "1e3", 1000.0, id="an exponent"),
+        pytest.param("request_timeout", " 3 ", 3.0, id="a number with blanks around"),
+        pytest.param("request_timeout", "1000000", 1e6, id="the longest time"),
+        pytest.param("token_timeout", "2.5", 2.5, id="a token timeout"),
+        pytest.param("refresh_ratio", "0.5", 0.5, id="a ratio"),
+        pytest.param("allow_secret_regeneration", "true", True, id="true"),
+        pytest.param("allow_secret_regeneration", "YES", True, id="YES"),
+        pytest.param("allow_secret_regeneration", "1", True, id="1"),
+        pytest.param("allow_secret_regeneration", "False", False, id="False"),
+        pytest.param("allow_secret_regeneration", "no", False, id="no"),
+        pytest.param("allow_secret_regeneration", "0", False, id="0"),
+        pytest.param("credential_store", "memory:", None, id="a store"),
+        pytest.param("token_endpoint_auth_method", "client_secret_post", None, id="post"),
+        pytest.param("token_endpoint_auth_method", "client_secret_basic", None, id="basic"),
+        pytest.param("scope", "openid profile", None, id="two scopes"),
+        pytest.param("ca_bundle", "/etc/ssl/ca.pem", None, id="a bundle"),
+        pytest.param("client_cert", "/tls/both.pem", None, id="a certificate with its key"),
+        pytest.param("client_cert", "/a.crt,/b.key", ("/a.crt", "/b.key"), id="two files"),
+    ],
+)
+def test_a_variable_and_an_argument_give_the_same(name: str, text: str, value: Any) -> None:
+    expected = text if value is None else value
+    from_env = IdentityBootstrapConfig.from_env(
+        {**ENVIRON, "SERVICE_CLIENT_ID": "a", VARIABLES[name]: text}
+    )
+    given = IdentityBootstrapConfig(**{**REQUIRED, "client_id": "a", name: expected})
+    assert getattr(from_env, name) == expected
+    assert type(getattr(from_env, name)) is type(expected)
+    assert from_env == given
+
+
+def test_whole_numbers_pass_for_seconds() -> None:
+    config = IdentityBootstrapConfig(**REQUIRED, base_retry_delay=1, max_retry_delay=2)
+    assert (config.base_retry_delay, config.max_retry_delay) == (1, 2)
+
+
+def test_the_environment_of_the_process_is_read_unless_another_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in ENVIRON.items():
+        monkeypatch.setenv(variable, value)
+    assert IdentityBootstrapConfig.from_env() == IdentityBootstrapConfig(**REQUIRED)
+    assert IdentityBootstrapConfig.from_env(os.environ) == IdentityBootstrapConfig(**REQUIRED)
+
+
+def test_overrides_win_over_variables_even_over_those_that_cannot_be_used() -> None:
+    environ = {
+        **ENVIRON,
+        "IDENTITY_API_INTERNAL_TOKEN_FILE": "/there/is/none",
+        "IDENTITY_REQUEST_TIMEOUT": "soon",
+        "IDENTITY_SCOPE": "a",
+    }
+    config = IdentityBootstrapConfig.from_env(
+        environ,
+        service_name="billing",
+        identity_api_internal_token="another",
+        request_timeout=3.0,
+        scope=None,
+    )
+    assert config.service_name == "billing"
+    assert config.identity_api_internal_token == "another"
+    assert config.request_timeout == 3.0
+    assert config.scope is None
+    assert config.identity_api_url == "http://identity-api:3053"
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = IdentityBootstrapConfig(**REQUIRED)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        config.scope = "a"  # type: ignore[misc]  # what is shown here
+
+
+# --- pre-configured credentials ---
+
+
+def test_pre_configured_credentials_need_no_identity_api() -> None:
+    config = IdentityBootstrapConfig(service_name="orders", **PRECONFIGURED)
+    assert config.preconfigured_credentials == ServiceCredentials(**PRECONFIGURED)
+    environ = {"SERVICE_NAME": "orders", **{VARIABLES[k]: v for k, v in PRECONFIGURED.items()}}
+    assert IdentityBootstrapConfig.from_env(environ) == config
+
+
+def test_without_any_of_them_there_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    assert IdentityBootstrapConfig(**REQUIRED).preconfigured_credentials is None
+    assert not caplog.records
+
+
+_PARTS = {name: f"{name} ({VARIABLES[name]})" for name in PRECONFIGURED}
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        pytest.param(["client_id"], ["client_secret", "token_endpoint"], id="only the id"),
+        pytest.param(["client_secret"], ["client_id", "token_endpoint"], id="only the secret"),
+        pytest.param(["token_endpoint"], ["client_id", "client_secret"], id="only the endpoint"),
+        pytest.param(["client_id", "client_secret"], ["token_endpoint"], id="no endpoint"),
+        pytest.param(["client_id", "token_endpoint"], ["client_secret"], id="no secret"),
+        pytest.param(["client_secret", "token_endpoint"], ["client_id"], id="no id"),
+    ],
+)
+def test_incomplete_pre_configured_credentials_are_warned_of_and_not_used(
+    given: list[str], missing: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = {name: PRECONFIGURED[name] for name in given}
+    config = IdentityBootstrapConfig(**REQUIRED, **parts)
+    assert config.preconfigured_credentials is None
+    [record] = caplog.records
+    assert (record.name, record.levelno) == ("identity_client", logging.WARNING)
+    message = record.getMessage()
+    for name, shown in _PARTS.items():
+        assert (shown in message) is (name in missing)
+    assert "'orders' will be registered" in message
+    assert PRECONFIGURED["client_secret"] not in message
+
+
+# --- what is missing ---
+
+
+@pytest.mark.parametrize("name", ["identity_api_url", "identity_api_internal_token"])
+def test_identity_api_is_required_without_pre_configured_credentials(name: str) -> None:
+    for given in ({name: None}, {name: None, "client_id": "a", "client_secret": "a-secret"}):
+        error = refusal(partial(IdentityBootstrapConfig, **{**REQUIRED, **given}))
+        assert error.message.startswith(f"{name} ({VARIABLES[name]}) is missing")
+        assert "client_id, client_secret and token_endpoint" in error.message
+        assert "a-secret" not in everything_shown(error)
+    environ = {**ENVIRON}
+    del environ[VARIABLES[name]]
+    assert f"({VARIABLES[name]}) is missing" in str(
+        refusal(lambda: IdentityBootstrapConfig.from_env(environ))
+    )
+
+
+def test_a_name_is_required_in_the_environment() -> None:
+    error = refusal(
+        lambda: IdentityBootstrapConfig.from_env({"SERVICE_CLIENT_SECRET": "a-client-secret"})
+    )
+    assert error.message == "service_name (SERVICE_NAME) is missing; set it"
+    assert "a-client-secret" not in everything_shown(error)
+
+
+def test_a_setting_that_there_is_not_is_named() -> None:
+    error = refusal(
+        lambda: IdentityBootstrapConfig.from_env(
+            ENVIRON, token_timeuot=3, identity_api_internal_token="internal-" + "override"
+        )
+    )
+    assert error.message == "there is no setting 'token_timeuot'"
+    shown = everything_shown(error)
+    assert "internal-override" not in shown
+    assert ENVIRON["IDENTITY_API_INTERNAL_TOKEN"] not in shown
+
+
+# --- values that cannot be used ---
+
+_EMPTY = "is empty; set it to a value or leave it out"
+_NOT_HTTP = "is not an http:// or https:// URL with a host"
+_CHARACTER = "has a blank, a control or a non-ASCII character in it"
+_ASCII = "may hold visible ASCII characters only"
+_SECONDS = "must be a number of seconds above 0, 1000000 at most"
+_RATIO = "must be a number between 0 and 1"
+_WHOLE = "must be a whole number of at least 1; leave it out for no limit"
+_PAIR = "must be one file, or a pair of files"
+
+
+def _texts(*names: str) -> list[Any]:
+    """Rows for what no text may be."""
+    return [
+        pytest.param(name, value, problem, id=f"{name} {what}")
+        for name in names
+        for value, problem, what in (
+            ("", _EMPTY, "is empty"),
+            (" \t", _EMPTY, "is blank"),
+            ("hunter2\n", "has a control character", "has a line break"),
+            ("hunter2\x00", "has a control character", "has a NUL"),
+            ("hunter2\x7f", "has a control character", "has a DEL"),
+            ("hunter2\udcff", "is not UTF-8 text", "is other bytes"),
+            (b"hunter2", "must be a string", "is bytes"),
+            (["hunter2"], "must be a string", "is a list"),
+        )
+    ]
+
+
+def _urls(*names: str) -> list[Any]:
+    """Rows for what no URL may be."""
+    return [
+        pytest.param(name, value, problem, id=f"{name} {what}")
+        for name in names
+        for value, problem, what in (
+            ("identity-api", _NOT_HTTP, "has no scheme"),
+            ("identity-api:3053", _NOT_HTTP, "has a host for a scheme"),
+            ("ftp://identity-api", _NOT_HTTP, "is of another protocol"),
+            ("http://", _NOT_HTTP, "has no host"),
+            ("http:///path", _NOT_HTTP, "has a path only"),
+            ("http://host:0", _NOT_HTTP, "has port 0"),
+            ("http://host:port", "is not a URL", "has a port that is no number"),
+            ("http://host:65536", "is not a URL", "has a port that is too high"),
+            ("http://[::1", "is not a URL", "has half a bracket"),
+            ("http://a host", _CHARACTER, "has a blank"),
+            ("http://höst", _CHARACTER, "has an umlaut"),
+            (
+                "http://user:hunter2@host",
+                "must not hold a user name or a password",
+                "has a password",
+            ),
+            ("http://user@host", "must not hold a user name or a password", "has a user"),
+            ("http://host/#here", "must not have a fragment", "has a fragment"),
+        )
+    ]
+
+
+def _times(*names: str) -> list[Any]:
+    """Rows for what no time may be."""
+    return [
+        pytest.param(name, value, problem, id=f"{name} {what}")
+        for name in names
+        for value, problem, what in (
+            (0, _SECONDS, "is zero"),
+            (-1.5, _SECONDS, "is negative"),
+            (math.nan, _SECONDS, "is not a number"),
+            (math.inf, _SECONDS, "is infinite"),
+            (1_000_001, _SECONDS, "is longer than sockets can wait"),
+            (10**400, _SECONDS, "is larger than a float"),
+            (True, "must be a number of seconds", "is a boolean"),
+            ("5", "must be a number of seconds", "is text"),
+            (None, "must be a number of seconds", "is None"),
+        )
+    ]
+
+
+UNUSABLE = [
+    *_texts(
+        "identity_api_url",
+        "identity_api_internal_token",
+        "service_name",
+        "service_display_name",
+        "service_description",
+        "service_type",
+        "client_id",
+        "client_secret",
+        "token_endpoint",
+        "credential_store",
+        "scope",
+        "ca_bundle",
+        "client_cert",
+    ),
+    *_urls("identity_api_url", "token_endpoint"),
+    *_times("base_retry_delay", "max_retry_delay", "request_timeout", "token_timeout"),
+    pytest.param("service_name", None, "must be a string", id="service_name is None"),
+    pytest.param("credential_store", None, "must be a string", id="credential_store is None"),
+    pytest.param("credential_store", "ftp://a", "names a store that", id="an unknown store"),
+    pytest.param("identity_api_url", "http://a?b=c", "is a base URL and must not", id="a query"),
+    pytest.param("identity_api_internal_token", "hunter2 b", _ASCII, id="a token with a blank"),
+    pytest.param("identity_api_internal_token", "hünter2", _ASCII, id="a token with an umlaut"),
+    pytest.param("max_retry_delay", 4.9, "must not be below base_retry_delay", id="max below base"),
+    pytest.param("refresh_ratio", 0, _RATIO, id="a ratio of 0"),
+    pytest.param("refresh_ratio", 1, _RATIO, id="a ratio of 1"),
+    pytest.param("refresh_ratio", -0.1, _RATIO, id="a negative ratio"),
+    pytest.param("refresh_ratio", 90, _RATIO, id="a ratio in per cent"),
+    pytest.param("refresh_ratio", math.nan, _RATIO, id="a ratio that is not a number"),
+    pytest.param("refresh_ratio", True, _RATIO, id="a ratio that is a boolean"),
+    pytest.param("refresh_ratio", "0.9", _RATIO, id="a ratio that is text"),
+    pytest.param("max_registration_attempts", 0, _WHOLE, id="no attempts"),
+    pytest.param("max_registration_attempts", -1, _WHOLE, id="fewer than no attempts"),
+    pytest.param("max_registration_attempts", 1.0, _WHOLE, id="attempts as a float"),
+    pytest.param("max_registration_attempts", True, _WHOLE, id="attempts as a boolean"),
+    pytest.param("allow_secret_regeneration", 1, "must be true or false", id="a flag of 1"),
+    pytest.param("allow_secret_regeneration", "no", "must be true or false", id="a flag of text"),
+    pytest.param("allow_secret_regeneration", None, "must be true or false", id="a flag of None"),
+    pytest.param(
+        "token_endpoint_auth_method",
+        "private_key_jwt",
+        "must be one of client_secret_post, client_secret_basic",
+        id="an auth method that is not supported",
+    ),
+    pytest.param("client_cert", (), _PAIR, id="no file"),
+    pytest.param("client_cert", ("a",), _PAIR, id="a tuple of one file"),
+    pytest.param("client_cert", ("a", "b", "c"), _PAIR, id="three files"),
+    pytest.param("client_cert", ("a", ""), _EMPTY, id="a pair without its key"),
+    pytest.param("client_cert", ["a", "b"], "must be a string", id="a list of files"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "problem"), UNUSABLE)
+def test_a_value_that_cannot_be_used_is_refused(name: str, value: Any, problem: str) -> None:
+    values = {**REQUIRED, name: value}
+    for call in (
+        lambda: IdentityBootstrapConfig(**values),
+        lambda: IdentityBootstrapConfig.from_env(ENVIRON, **values),
+    ):
+        error = refusal(call)
+        assert error.message.startswith(f"{name} ({VARIABLES[name]}) {problem}")
+        assert "None" not in error.message
+        shown = everything_shown(error)
+        assert REQUIRED["identity_api_internal_token"] not in shown
+        assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        pytest.param(name, text, problem, id=f"{name} {what}")
+        for name, text, problem, what in (
+            ("max_registration_attempts", "many", "must be a whole number", "is a word"),
+            ("max_registration_attempts", "2.5", "must be a whole number", "is a fraction"),
+            ("max_registration_attempts", "", "must be a whole number", "is empty"),
+            ("max_registration_attempts", "0", _WHOLE, "is 0"),
+            ("base_retry_delay", "soon", "must be a number", "is a word"),
+            ("base_retry_delay", "-1", _SECONDS, "is negative"),
+            ("max_retry_delay", "5 min", "must be a number", "has a unit"),
+            ("max_retry_delay", "1", "must not be below base_retry_delay", "is below the base"),
+            ("request_timeout", "", "must be a number", "is empty"),
+            ("request_timeout", "nan", _SECONDS, "is nan"),
+            ("token_timeout", "inf", _SECONDS, "is inf"),
+            ("refresh_ratio", "90%", "must be a number", "is in per cent"),
+            ("refresh_ratio", "1", _RATIO, "is 1"),
+            ("allow_secret_regeneration", "maybe", "must be true or false", "is maybe"),
+            ("allow_secret_regeneration", "", "must be true or false", "is empty"),
+            ("client_cert", "a,", _EMPTY, "has no key"),
+            ("client_cert", "", _EMPTY, "is empty"),
+            ("service_description", "", _EMPTY, "is empty"),
+            ("client_secret", "", _EMPTY, "is empty"),
+            ("client_secret", "hunter2\n", "has a control character", "has a line break"),
+            ("client_secret", "hunter2\udcff", "is not UTF-8 text", "is other bytes"),
+            ("identity_api_internal_token", "hunter2\r\n", "has a control", "has a line break"),
+            ("identity_api_internal_token", "hunter2 ", _ASCII, "has a blank"),
+        )
+    ],
+)
+def test_a_variable_that_cannot_be_used_is_refused(name: str, text: str, problem: str) -> None:
+    environ = {
+        **ENVIRON,
+        "SERVICE_CLIENT_SECRET": "a-client-secret",
+        VARIABLES[name]: text,
+    }
+    error = refusal(lambda: IdentityBootstrapConfig.from_env(environ))
+    assert error.message.startswith(f"{name} ({VARIABLES[name]}) {problem}")
+    shown = everything_shown(error)
+    for secret in ("internal-token", "a-client-secret", "hunter2"):
+        assert secret not in shown
+
+
+# --- secrets in files ---
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Callable[[bytes], str]:
+    def write(content: bytes) -> str:
+        path = tmp_path / "secret"
+        path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
+def _environ_with_file(name: str, file: str) -> dict[str, str]:
+    environ = {**ENVIRON, f"{VARIABLES[name]}_FILE": file}
+    environ.pop(VARIABLES[name], None)
+    return environ
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        pytest.param(b"s3cret", "s3cret", id="nothing else in it"),
+        pytest.param(b"s3cret\n", "s3cret", id="a line break at the end"),
+        pytest.param(b"s3cret \t\r\n\n", "s3cret", id="all kinds of white space at the end"),
+    ],
+)
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_read_from_the_file_that_its_variable_names(
+    secret_file: Callable[[bytes], str], name: str, content: bytes, value: str
+) -> None:
+    config = IdentityBootstrapConfig.from_env(_environ_with_file(name, secret_file(content)))
+    assert getattr(config, name) == value
+
+
+def test_white_space_in_front_of_a_secret_belongs_to_it(
+    secret_file: Callable[[bytes], str],
+) -> None:
+    environ = _environ_with_file("client_secret", secret_file(" für dich ".encode()))
+    assert IdentityBootstrapConfig.from_env(environ).client_secret == " für dich"
+
+
+@pytest.mark.parametrize("name", sorted(VARIABLES.keys() - set(SECRETS)))
+def test_other_settings_have_no_file(name: str) -> None:
+    environ = {**ENVIRON, f"{VARIABLES[name]}_FILE": "/there/is/none"}
+    assert IdentityBootstrapConfig.from_env(environ) == IdentityBootstrapConfig(**REQUIRED)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        pytest.param(b"", _EMPTY, id="empty"),
+        pytest.param(b" \n", _EMPTY, id="white space only"),
+        pytest.param(b"hunter2\nhunter3", "has a control character in it", id="two lines"),
+        pytest.param(
+            b"hunter2\xff",
+            "cannot be read from the file that {}_FILE names: it is not UTF-8 text",
+            id="not UTF-8",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_file_that_holds_no_secret_is_refused(
+    secret_file: Callable[[bytes], str], name: str, content: bytes, problem: str
+) -> None:
+    environ = _environ_with_file(name, secret_file(content))
+    error = refusal(lambda: IdentityBootstrapConfig.from_env(environ))
+    variable = VARIABLES[name]
+    assert error.message.startswith(f"{name} ({variable}) {problem.format(variable)}")
+    assert "hunter" not in everything_shown(error)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_file_that_cannot_be_read_is_refused_and_the_system_says_why(
+    name: str, tmp_path: Path
+) -> None:
+    for file, reason in (
+        (str(tmp_path / "none"), "No such file or directory"),
+        (str(tmp_path), "Is a directory"),
+        ("", "Is a directory"),
+    ):
+        environ = _environ_with_file(name, file)
+        error = refusal(partial(IdentityBootstrapConfig.from_env, environ))
+        variable = VARIABLES[name]
+        assert error.message == (
+            f"{name} ({variable}) cannot be read from the file that {variable}_FILE names: {reason}"
+        )
+
+
+def test_a_secret_in_the_place_of_a_files_name_is_not_told() -> None:
+    environ = _environ_with_file("client_secret", "hunter2")
+    error = refusal(lambda: IdentityBootstrapConfig.from_env(environ))
+    assert "hunter2" not in everything_shown(error)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_variable_and_its_file_exclude_each_other(
+    secret_file: Callable[[bytes], str], name: str
+) -> None:
+    variable = VARIABLES[name]
+    environ = {**ENVIRON, variable: "hunter2", f"{variable}_FILE": secret_file(b"hunter3")}
+    error = refusal(lambda: IdentityBootstrapConfig.from_env(environ))
+    assert error.message == (
+        f"{name} ({variable}) and {variable}_FILE are both set; keep one of them"
+    )
+    assert "hunter" not in everything_shown(error)
+
+
+# --- what a configuration shows of itself ---
+
+
+def test_the_repr_shows_all_but_the_secrets() -> None:
+    config = IdentityBootstrapConfig(**REQUIRED, **PRECONFIGURED)
+    for shown in (repr(config), str(config), f"{config}"):
+        for secret in SECRETS:
+            assert getattr(config, secret) not in shown
+            assert f"{secret}=" not in shown
+        assert "service_name='orders'" in shown
+        assert "client_id='orders-client'" in shown
+        assert re.match(r"IdentityBootstrapConfig\(identity_api_url='http", shown)
+
+
+# --- the options of a client ---
+
+
+def test_the_options_of_a_client_have_defaults() -> None:
+    options = IdentityApiClientOptions(**OPTIONS)
+    assert attrs.asdict(options) == {
+        **OPTIONS,
+        "timeout": 10.0,
+        "ca_bundle": None,
+        "client_cert": None,
+    }
+
+
+def test_the_options_of_a_client_can_all_be_given() -> None:
+    given = {**OPTIONS, "timeout": 3, "ca_bundle": "/ca.pem", "client_cert": ("/a.crt", "/b.key")}
+    assert attrs.asdict(IdentityApiClientOptions(**given)) == given
+
+
+def test_the_options_of_a_client_do_not_show_the_token() -> None:
+    assert repr(IdentityApiClientOptions(**OPTIONS)) == (
+        "IdentityApiClientOptions(base_url='http://identity-api', timeout=10.0, "
+        "ca_bundle=None, client_cert=None)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        *_texts("base_url", "internal_token", "ca_bundle", "client_cert"),
+        *_urls("base_url"),
+        *_times("timeout"),
+        pytest.param("base_url", None, "must be a string", id="no URL"),
+        pytest.param("base_url", "http://a?b=c", "must not have a query", id="a query"),
+        pytest.param("internal_token", None, "must be a string", id="no token"),
+        pytest.param("internal_token", "hunter2 b", _ASCII, id="a blank"),
+        pytest.param("client_cert", ("a", "b", "c"), _PAIR, id="three files"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_refused(name: str, value: Any, problem: str) -> None:
+    error = refusal(lambda: IdentityApiClientOptions(**{**OPTIONS, name: value}))
+    assert error.message.startswith(f"{name} ")
+    assert problem in error.message
+    shown = everything_shown(error)
+    assert OPTIONS["internal_token"] not in shown
+    assert "hunter2" not in shown

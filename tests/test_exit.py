@@ -1,0 +1,208 @@
+"""The interpreter exits cleanly, without a traceback and without delay, in every state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from conftest import MakeService
+from support import hostile
+from support.processes import Ended, run
+
+from identity_client import NotReadyError, bootstrap
+from identity_client.server import IdentityServer
+
+
+def _clean(done: Ended, out: str = "") -> None:
+    lines = [line for line in done.err.splitlines() if not line.startswith("orders: ")]
+    assert (done.status, done.out.strip(), lines) == (0, out, [])
+    assert done.seconds < 3
+
+
+@pytest.fixture(params=["up", "down", "silent"])
+def url(request: pytest.FixtureRequest, api: IdentityServer) -> Iterator[str]:
+    with ExitStack() as stack:
+        if request.param == "up":
+            yield api.url
+        elif request.param == "down":
+            yield f"http://127.0.0.1:{stack.enter_context(hostile.closed_port())}"
+        else:
+            silent = stack.enter_context(hostile.HostileServer(hostile.says_nothing))
+            yield f"http://127.0.0.1:{silent.port}"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param("", id="made"),
+        pytest.param("service.start()", id="started"),
+        pytest.param("service.wait_for_ready(0.3)", id="waited for"),
+        pytest.param("service.wait_for_ready(0.3); service.close()", id="closed"),
+        pytest.param("service.start(); del service", id="dropped"),
+        pytest.param(
+            "service = make(url, max_registration_attempts=1); service.wait_for_ready(0.3)",
+            id="failed",
+        ),
+        pytest.param(
+            "threading.Thread(target=service.wait_for_ready, args=(0.3,)).start()",
+            id="a thread waits",
+        ),
+        pytest.param(
+            "threading.Thread(target=service.wait_for_ready, daemon=True).start()",
+            id="a daemon thread waits",
+        ),
+    ],
+)
+def test_exit_is_clean_when_nobody_closes(state: str, url: str) -> None:
+    _clean(run(f"service = make(url, base_retry_delay=0.2)\n{state}", url))
+
+
+def test_exit_is_clean_with_a_refresh_under_way(api: IdentityServer) -> None:
+    done = run(
+        """
+        import urllib.request
+        service = make(url)
+        token = service.get_access_token()
+        request = urllib.request.Request(
+            url + "/dev/settings", b'{"tokenLatency": 2.5}', method="PATCH",
+            headers={"Authorization": "Bearer internal-token-of-the-tests",
+                     "Content-Type": "application/json"})
+        urllib.request.urlopen(request).close()
+        service.invalidate_token(token)
+        while not service._cache.in_flight:
+            time.sleep(0.001)
+        """,
+        api.url,
+    )
+    _clean(done)
+    assert done.seconds < 2
+
+
+@pytest.mark.parametrize(
+    "registered",
+    [
+        pytest.param("before", id="a handler that runs after ours"),
+        pytest.param("after", id="a handler that runs before ours"),
+    ],
+)
+@pytest.mark.parametrize("had", ["a token", "none"])
+def test_an_atexit_handler_gets_a_token(registered: str, had: str, api: IdentityServer) -> None:
+    define = "def after_all():" if registered == "before" else "@atexit.register\ndef last():"
+    done = run(
+        f"{define}\n    print(len(service.get_access_token(5)) > 100)\nservice = make(url)\n"
+        + ("service.invalidate_token(service.get_access_token())" if had == "a token" else ""),
+        api.url,
+    )
+    _clean(done, "True")
+
+
+def test_the_worker_has_ended_before_the_interpreter_ends(api: IdentityServer) -> None:
+    done = run(
+        """
+        def after_all():
+            print(thread.is_alive())
+        service = make(url)
+        service.get_access_token()
+        thread = service._worker._thread
+        """,
+        api.url,
+    )
+    _clean(done, "False")
+
+
+def test_an_atexit_handler_gets_a_clear_error() -> None:
+    with hostile.closed_port() as port:
+        done = run(
+            """
+            @atexit.register
+            def last():
+                try:
+                    service.get_access_token(1)
+                except NotReadyError as error:
+                    print(type(error).__name__)
+            service = make(url, base_retry_delay=5.0, max_retry_delay=5.0)
+            """,
+            f"http://127.0.0.1:{port}",
+        )
+    _clean(done, "NotReadyError")
+
+
+def test_a_worker_that_does_not_end_in_time_says_nothing_any_more(
+    make_service: MakeService,
+) -> None:
+    with hostile.HostileServer(hostile.says_nothing) as silent:
+        service = make_service(f"http://127.0.0.1:{silent.port}")
+        heard: list[object] = []
+        service.on_event(heard.append)
+        service.start()
+        while not silent.connections:
+            pass
+        bootstrap._retire_workers_at_exit()
+    with pytest.raises(NotReadyError):
+        service.get_access_token(0.5)
+    assert heard == []
+
+
+def test_an_interrupt_ends_a_wait(api: IdentityServer) -> None:
+    with hostile.HostileServer(hostile.says_nothing) as silent:
+        done = run(
+            """
+            import signal
+            service = make(url)
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            signal.signal(signal.SIGALRM, signal.default_int_handler)
+            try:
+                service.wait_for_ready()
+            except KeyboardInterrupt:
+                print("interrupted")
+            """,
+            f"http://127.0.0.1:{silent.port}",
+        )
+    _clean(done, "interrupted")
+
+
+def test_a_signal_handler_may_ask_for_a_token(api: IdentityServer) -> None:
+    done = run(
+        """
+        import signal
+        service = make(url)
+        service.get_access_token()
+        asked = []
+        signal.signal(signal.SIGALRM, lambda *_: asked.append(service.get_access_token()))
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            service._cache.attract_attention()
+            service.get_access_token()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(len(asked) > 50)
+        """,
+        api.url,
+    )
+    _clean(done, "True")
+
+
+def test_the_worker_imports_nothing(api: IdentityServer) -> None:
+    # A fork during an import leaves the import lock held in the child.
+    done = run(
+        """
+        before = set(sys.modules)
+        service = make(url)
+        service.get_access_token()
+        try:
+            make("http://127.0.0.1:9").get_access_token(0.3)
+        except NotReadyError:
+            pass
+        try:
+            make("http://no-such-host.invalid").get_access_token(0.3)
+        except NotReadyError:
+            pass
+        service.invalidate_token(service.get_access_token())
+        service.get_access_token()
+        service.close()
+        print(sorted(set(sys.modules) - before))
+        """,
+        api.url,
+    )
+    _clean(done, "[]")

@@ -1,0 +1,241 @@
+"""A service that was made before a fork works in the child."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import INTERNAL_TOKEN, MakeService
+from support.processes import run
+
+from identity_client import IdentityApiClient, ServiceState, bootstrap
+from identity_client.server import IdentityServer
+
+# What every child does: get a token in 5 s, from a worker and a session of its own.
+CHILD = """
+import warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+def child(service, seconds=5):
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        began = time.monotonic()
+        service.get_access_token(seconds)
+        status = 0 if time.monotonic() - began < seconds else 2
+    except BaseException as error:
+        print(repr(error), flush=True)
+    finally:
+        os._exit(status)
+def reap(pid):
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return "hung"
+"""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "requests_per_child"),
+    [
+        pytest.param("service = make(url)", 1, id="a service that was never started"),
+        pytest.param(
+            "service = make(url); service.get_access_token()", 0, id="a service with a token"
+        ),
+        pytest.param(
+            "service = make(url); service.invalidate_token(service.get_access_token())",
+            1,
+            id="a service whose token was rejected",
+        ),
+    ],
+)
+def test_a_child_gets_a_token(prepare: str, requests_per_child: int, api: IdentityServer) -> None:
+    done = run(f"{CHILD}\n{prepare}\nprint([reap(child(service)) for _ in range(5)])", api.url)
+    assert (done.status, done.out.strip()) == (0, "[0, 0, 0, 0, 0]")
+    assert "Traceback" not in done.err
+    assert api.backend.requests["token"] <= 2 + 5 * requests_per_child
+
+
+def test_200_forks_in_a_row_while_the_lock_is_held(api: IdentityServer) -> None:
+    done = run(
+        CHILD
+        + """
+service = make(url)
+service.get_access_token()
+stopped = False
+def busy():
+    while not stopped:
+        with service._cache._outcome:
+            time.sleep(0)
+threads = [threading.Thread(target=busy) for _ in range(2)]
+for thread in threads:
+    thread.start()
+held = 0
+outcomes = []
+for index in range(200):
+    if index % 2:
+        service.invalidate_token(service.get_access_token())
+    if service._cache._outcome.acquire(False):
+        service._cache._outcome.release()
+    else:
+        held += 1
+    outcomes.append(reap(child(service)))
+stopped = True
+for thread in threads:
+    thread.join()
+print(set(outcomes), held > 20)
+""",
+        api.url,
+        timeout=110,
+    )
+    assert (done.status, done.out.strip(), done.err) == (0, "{0} True", "")
+
+
+def test_forks_while_a_refresh_is_in_flight(api: IdentityServer) -> None:
+    api.backend.change(token_latency=0.5)
+    done = run(
+        CHILD
+        + """
+service = make(url)
+service.invalidate_token(service.get_access_token())
+while not service._cache.in_flight:
+    time.sleep(0.001)
+outcomes = [reap(pid) for pid in [child(service) for _ in range(10)]]
+print(outcomes, service._cache.in_flight or service.wait_for_ready(5))
+""",
+        api.url,
+    )
+    assert done.out.strip() == "[0, 0, 0, 0, 0, 0, 0, 0, 0, 0] True"
+    assert (done.status, done.err) == (0, "")
+
+
+def test_a_child_refreshes_by_itself_once_it_was_asked(api: IdentityServer) -> None:
+    api.backend.change(token_lifetime=1.0)
+    done = run(
+        CHILD
+        + """
+service = make(url)
+first = service.get_access_token()
+pid = os.fork()
+if not pid:
+    same = service.get_access_token() == first
+    workers = sum(thread.name == "identity-client orders" for thread in threading.enumerate())
+    deadline = time.monotonic() + 5
+    while service.get_access_token() == first and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os._exit(0 if same and workers == 1 and time.monotonic() < deadline else 1)
+print(reap(pid))
+""",
+        api.url,
+    )
+    assert (done.status, done.out.strip(), done.err) == (0, "0", "")
+
+
+def test_a_child_of_a_child_works(api: IdentityServer) -> None:
+    done = run(
+        CHILD
+        + """
+service = make(url)
+service.get_access_token()
+pid = os.fork()
+if not pid:
+    service.get_access_token()
+    os._exit(reap(child(service)))
+print(reap(pid))
+""",
+        api.url,
+    )
+    assert (done.status, done.out.strip(), done.err) == (0, "0", "")
+
+
+def test_forks_after_a_service_is_gone_are_quiet(api: IdentityServer) -> None:
+    done = run(
+        CHILD
+        + """
+import gc
+other = make(url, service_name="other")
+service = make(url)
+service.get_access_token()
+del service
+gc.collect()
+print(reap(child(other)))
+""",
+        api.url,
+    )
+    assert (done.status, done.out.strip(), done.err) == (0, "0", "")
+
+
+def test_a_closed_service_is_closed_in_the_child(api: IdentityServer) -> None:
+    done = run(
+        CHILD
+        + """
+service = make(url)
+service.get_access_token()
+service.close()
+pid = os.fork()
+if not pid:
+    try:
+        service.get_access_token()
+    except ServiceClosedError:
+        os._exit(0)
+    os._exit(1)
+print(reap(pid))
+""",
+        api.url,
+    )
+    assert (done.status, done.out.strip(), done.err) == (0, "0", "")
+
+
+def test_a_client_uses_a_session_of_its_own_in_the_child(api: IdentityServer) -> None:
+    done = run(
+        CHILD
+        + """
+client = IdentityApiClient(url, "internal-token-of-the-tests")
+client.ensure_system_org(name="system", display_name="System")
+session = client._transport._session
+pid = os.fork()
+if not pid:
+    name = client.get_system_org("system").name
+    os._exit(0 if name == "system" and client._transport._session is not session else 1)
+print(reap(pid), client.get_system_org("system").name, client._transport._session is session)
+""",
+        api.url,
+    )
+    assert (done.status, done.out.strip(), done.err) == (0, "0 system True", "")
+
+
+def test_what_happens_in_a_child_after_a_fork(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    # The hooks themselves, in this process, where their coverage can be seen.
+    service = make_service(api)
+    token = service.get_access_token()
+    thread, left_behind = service._worker._thread, service._cache._work
+    bootstrap._reset_services_after_fork()
+    assert service._worker._thread is None
+    assert service.get_access_token() == token
+    assert service._worker._thread is not thread
+    assert service.status().state is ServiceState.READY
+    assert api.backend.requests["token"] == 1
+    assert thread is not None
+    with left_behind:
+        left_behind.notify_all()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_a_session_is_replaced_in_another_process(
+    api: IdentityServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with IdentityApiClient(api.url, INTERNAL_TOKEN) as client:
+        client.ensure_system_org(name="system", display_name="System")
+        session = client._transport._session
+        assert session is not None
+        session.pid += 1
+        client.get_system_org("system")
+        assert client._transport._session is not session
+        session.close()

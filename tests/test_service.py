@@ -1,0 +1,599 @@
+"""The life of a service: starting, failing, recovering, reporting, closing."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import pickle
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import INTERNAL_TOKEN, MakeService
+from support import hostile
+from support.canned import reply, token_reply
+from support.clock import FakeClock
+
+from identity_client import (
+    EventKind,
+    IdentityApiClient,
+    IdentityBootstrapConfig,
+    IdentityBootstrapService,
+    IdentityError,
+    InvalidClientError,
+    NotReadyError,
+    RegistrationError,
+    ServiceClosedError,
+    ServiceEvent,
+    ServiceState,
+    ServiceType,
+    TokenEndpointError,
+)
+from identity_client.server import IdentityServer
+from identity_client.worker import Worker
+
+DOWN = "http://127.0.0.1:9"
+
+
+class Recorder:
+    """Keeps the events of a service and waits for them."""
+
+    def __init__(self, service: IdentityBootstrapService) -> None:
+        self.events: list[ServiceEvent] = []
+        self._happened = threading.Condition()
+        service.on_event(self._note)
+
+    def _note(self, event: ServiceEvent) -> None:
+        with self._happened:
+            self.events.append(event)
+            self._happened.notify_all()
+
+    def wait_for(self, kind: EventKind, count: int = 1) -> ServiceEvent:
+        def those() -> list[ServiceEvent]:
+            return [event for event in self.events if event.kind is kind]
+
+        with self._happened:
+            assert self._happened.wait_for(lambda: len(those()) >= count, 10)
+            return those()[count - 1]
+
+
+def test_start_returns_at_once_and_twice_is_harmless(make_service: MakeService) -> None:
+    with hostile.HostileServer(hostile.says_nothing) as server:
+        service = make_service(f"http://127.0.0.1:{server.port}")
+        began = time.perf_counter()
+        service.start()
+        service.start()
+        assert time.perf_counter() - began < 0.1
+        assert threading.active_count() <= 4
+        names = [thread.name for thread in threading.enumerate()]
+        assert names.count("identity-client orders") == 1
+
+
+def test_a_service_that_nobody_started_starts_itself(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    assert make_service(api, service_name="a").get_access_token()
+    assert make_service(api, service_name="b").wait_for_ready()
+
+
+def test_the_context_manager_starts_and_closes(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    with make_service(api) as service:
+        assert service.wait_for_ready(5)
+    assert service.status().state is ServiceState.CLOSED
+
+
+def test_a_service_waits_through_outages_until_it_is_ready(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    api.backend.change(api_outage=True)
+    service = make_service(api)
+    recorder = Recorder(service)
+    service.start()
+    failed = recorder.wait_for(EventKind.REGISTRATION_FAILED, 2)
+    assert failed.next_attempt is not None
+    assert 0.05 <= failed.next_attempt <= 0.1
+    assert service.status().state is ServiceState.PENDING
+    assert service.status().attempts >= 2
+    assert not service.wait_for_ready(0.01)
+    api.backend.change(api_outage=False)
+    assert service.get_access_token()
+    status = service.status()
+    assert (status.state, status.attempts) == (ServiceState.READY, 0)
+    assert status.last_error is not None
+    assert "answered 503" in status.last_error
+
+
+def test_after_the_last_attempt_the_service_has_failed_until_it_is_started_again(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    api.backend.change(api_outage=True)
+    service = make_service(api, max_registration_attempts=3)
+    assert service.wait_for_ready() is False
+    status = service.status()
+    assert (status.state, status.attempts) == (ServiceState.FAILED, 3)
+    assert status.next_attempt is None
+    assert api.backend.requests["api"] == 3
+    with pytest.raises(RegistrationError, match="failed 3 times") as caught:
+        service.get_access_token()
+    assert "answered 503" in str(caught.value.__cause__)
+    assert service.wait_for_ready() is False
+    api.backend.change(api_outage=False)
+    service.start()
+    assert service.wait_for_ready(5)
+    assert service.status().state is ServiceState.READY
+
+
+def test_a_usable_token_outlives_the_last_attempt(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    clock = FakeClock()
+    service = make_service(api, max_registration_attempts=1, clock=clock)
+    recorder = Recorder(service)
+    token = service.get_access_token()
+    api.backend.delete_client("orders")
+    api.backend.change(api_outage=True)
+    clock.advance(271)
+    recorder.wait_for(EventKind.REGISTRATION_FAILED)
+    assert service.status().state is ServiceState.FAILED
+    assert service.wait_for_ready() is False
+    assert service.get_access_token() == token
+    clock.advance(19)
+    with pytest.raises(RegistrationError):
+        service.get_access_token()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        pytest.param(reply({"error": "invalid_client"}, 401), InvalidClientError, id="rejected"),
+        pytest.param(reply({"error": "x"}, 503), TokenEndpointError, id="out of order"),
+    ],
+)
+def test_start_raises_when_preconfigured_credentials_do_not_work(
+    answer: Any, kind: type[IdentityError], preconfigured: Callable[..., Any]
+) -> None:
+    service, endpoint = preconfigured(answer)
+    with pytest.raises(kind):
+        service.start()
+    assert service.status().state is ServiceState.FAILED
+    with pytest.raises(kind):
+        service.get_access_token()
+    assert len(endpoint.asked) == 1
+    endpoint.answers.append(token_reply())
+    endpoint.answers.popleft()
+    service.start()
+    assert service.get_access_token() == "a-token"
+
+
+def test_start_raises_when_a_preconfigured_endpoint_does_not_answer(
+    make_service: MakeService,
+) -> None:
+    with hostile.HostileServer(hostile.says_nothing) as server:
+        service = make_service(
+            DOWN,
+            client_id="orders",
+            client_secret="secret",
+            token_endpoint=f"http://127.0.0.1:{server.port}/token",
+            request_timeout=0.2,
+        )
+        with pytest.raises(TokenEndpointError, match=r"within 0\.2 s"):
+            service.start()
+
+
+def test_start_does_not_fail_a_service_that_has_had_its_token(
+    preconfigured: Callable[..., Any],
+) -> None:
+    service, endpoint = preconfigured(token_reply(), reply({"error": "x"}, 503))
+    service.start()
+    service.invalidate_token("a-token")
+    service.start()
+    assert service.status().state is not ServiceState.FAILED
+    assert endpoint.asked
+
+
+def test_the_worker_refreshes_without_being_asked(preconfigured: Callable[..., Any]) -> None:
+    clock = FakeClock()
+    service, endpoint = preconfigured(token_reply("first"), token_reply("second"), clock=clock)
+    recorder = Recorder(service)
+    service.start()
+    clock.advance(269)
+    assert len(endpoint.asked) == 1
+    clock.advance(1)
+    recorder.wait_for(EventKind.TOKEN_ISSUED, 2)
+
+
+def test_after_a_sleep_of_the_machine_the_first_caller_wakes_the_worker(
+    preconfigured: Callable[..., Any],
+) -> None:
+    clock = FakeClock()
+    service, _ = preconfigured(token_reply("first"), token_reply("second"), clock=clock)
+    service.start()
+    clock.advance(3600, asleep=True)
+    service._cache.attract_attention()
+    began = time.perf_counter()
+    assert service.get_access_token() == "second"
+    assert time.perf_counter() - began < 1
+
+
+def test_a_failing_refresh_is_served_over_logged_once_and_retried_in_the_window(
+    preconfigured: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock()
+    service, endpoint = preconfigured(
+        token_reply("first"),
+        reply({"error": "x"}, 503),
+        clock=clock,
+        base_retry_delay=5.0,
+        max_retry_delay=300.0,
+    )
+    recorder = Recorder(service)
+    service.start()
+    with caplog.at_level(logging.WARNING, "identity_client"):
+        clock.advance(270)
+        recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED)
+        recorder.wait_for(EventKind.STATE_CHANGED, 2)
+        status = service.status()
+        assert status.state is ServiceState.DEGRADED
+        # A window of 20 s: the first pause is drawn from its eighth.
+        assert status.next_attempt is not None
+        assert 1.25 <= status.next_attempt <= 2.5
+        assert service.get_access_token() == "first"
+        clock.advance(2.5)
+        recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED, 2)
+        assert service.get_access_token() == "first"
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "no new token, the current one is served for 20.0 s more" in caplog.text
+    endpoint.answers.append(token_reply("second"))
+    endpoint.answers.popleft()
+    clock.advance(5)
+    recorder.wait_for(EventKind.STATE_CHANGED, 3)
+    assert service.get_access_token() == "second"
+    assert service.status().token_requests_failed == 2
+
+
+def test_pauses_start_anew_from_the_base_when_the_token_has_expired(
+    preconfigured: Callable[..., Any],
+) -> None:
+    clock = FakeClock()
+    service, _ = preconfigured(
+        token_reply("first"),
+        reply({"error": "x"}, 503),
+        clock=clock,
+        base_retry_delay=100.0,
+        max_retry_delay=300.0,
+    )
+    recorder = Recorder(service)
+    service.start()
+    clock.advance(270)
+    recorder.wait_for(EventKind.STATE_CHANGED, 2)
+    clock.advance(20)
+    recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED, 2)
+    with pytest.raises(TokenEndpointError) as caught:
+        service.get_access_token()
+    assert caught.value.retry_after is not None
+    assert 50 <= caught.value.retry_after <= 100
+
+
+@pytest.mark.parametrize(
+    ("header", "at_least", "at_most"),
+    [
+        pytest.param("200", 200, 200, id="honoured"),
+        pytest.param("9999", 300, 300, id="capped at max_retry_delay"),
+        pytest.param("garbage", 2.5, 5, id="garbage is ignored"),
+    ],
+)
+def test_retry_after_lengthens_the_pause(
+    header: str, at_least: float, at_most: float, preconfigured: Callable[..., Any]
+) -> None:
+    clock = FakeClock()
+    service, _ = preconfigured(
+        reply({"error": "x"}, 429, Retry_After=header),
+        clock=clock,
+        base_retry_delay=5.0,
+        max_retry_delay=300.0,
+    )
+    with pytest.raises(TokenEndpointError) as caught:
+        service.get_access_token()
+    assert caught.value.retry_after is not None
+    assert at_least <= caught.value.retry_after <= at_most
+
+
+def test_a_token_that_expired_on_its_way_is_a_failure(preconfigured: Callable[..., Any]) -> None:
+    service, endpoint = preconfigured(token_reply(expires_in=0.05))
+    endpoint.before_answer = lambda asked: time.sleep(0.1)
+    with pytest.raises(TokenEndpointError, match="had expired when it arrived"):
+        service.get_access_token()
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "seconds"),
+    [
+        pytest.param(300, 300, id="a number"),
+        pytest.param("300", 300, id="a string"),
+        pytest.param(300.5, 300.5, id="a fraction"),
+        pytest.param(10**9, 86400, id="more than a day"),
+        pytest.param(1e999, 86400, id="infinity"),
+        pytest.param("9" * 5000, 86400, id="thousands of digits"),
+    ],
+)
+def test_expires_in_is_read_in_all_its_forms(
+    expires_in: object, seconds: float, preconfigured: Callable[..., Any]
+) -> None:
+    service, _ = preconfigured(token_reply(expires_in=expires_in), clock=FakeClock())
+    service.start()
+    assert service.status().token_expires_in == pytest.approx(seconds - min(10, seconds * 0.05))
+
+
+@pytest.mark.parametrize(
+    "expires_in",
+    [None, 0, -5, float("nan"), True, "abc", "", [300], {"s": 300}],
+    ids=repr,
+)
+def test_an_expires_in_that_says_nothing_means_a_minute_and_one_warning(
+    expires_in: object, preconfigured: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    service, _ = preconfigured(token_reply(expires_in=expires_in), clock=FakeClock())
+    with caplog.at_level(logging.WARNING, "identity_client"):
+        service.start()
+        service.invalidate_token("a-token")
+        service.get_access_token()
+    assert service.status().token_expires_in == pytest.approx(57)
+    assert len(caplog.records) == 1
+    assert "expires_in" in caplog.messages[0]
+
+
+def test_a_short_token_is_fetched_once_not_for_ever(preconfigured: Callable[..., Any]) -> None:
+    clock = FakeClock()
+    service, endpoint = preconfigured(token_reply(expires_in=60), clock=clock)
+    service.start()
+    for _ in range(50):
+        clock.advance(1)
+        service.get_access_token()
+    assert len(endpoint.asked) == 1
+
+
+def test_listeners_hear_everything_until_they_stop_and_may_fail(
+    api: IdentityServer, make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make_service(api)
+    heard: list[str] = []
+
+    def fail(event: ServiceEvent) -> None:
+        raise LookupError("a secret of the listener")
+
+    service.on_event(fail)
+    stop = service.on_event(lambda event: heard.append(event.kind.value))
+    with caplog.at_level(logging.ERROR, "identity_client"):
+        service.invalidate_token(service.get_access_token())
+        stop()
+        service.get_access_token()
+        service.close()
+    assert heard == ["registered", "token_issued", "state_changed", "token_invalidated"]
+    assert "raised LookupError" in caplog.text
+    assert "a secret of the listener" not in caplog.text
+
+
+def test_a_log_handler_that_raises_disturbs_nobody(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("disk full")
+
+    logger = logging.getLogger("identity_client")
+    handler = Broken()
+    logger.addHandler(handler)
+    try:
+        api.backend.change(api_error_rate=1.0)
+        service = make_service(api)
+        assert not service.wait_for_ready(0.2)
+        api.backend.change(api_error_rate=0.0)
+        assert service.wait_for_ready(5)
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_an_unexpected_exception_becomes_ours_and_the_worker_lives_on(
+    preconfigured: Callable[..., Any],
+) -> None:
+    service, endpoint = preconfigured()
+    broken = True
+
+    def before(asked: object) -> None:
+        nonlocal broken
+        if broken:
+            broken = False
+            service._source._endpoint._lifetime = None
+
+    endpoint.before_answer = before
+    with pytest.raises(IdentityError, match=r"unexpected TypeError in _read \(.*please report it"):
+        service.get_access_token()
+    del service._source._endpoint._lifetime
+    assert service.wait_for_ready(5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_leaves_nobody_behind_and_is_replaced(
+    preconfigured: Callable[..., Any],
+) -> None:
+    service, _ = preconfigured()
+    fetch = service._source._endpoint.fetch
+
+    def die(*_: object) -> None:
+        service._source._endpoint.fetch = fetch
+        raise SystemExit
+
+    service._source._endpoint.fetch = die
+    with pytest.raises(IdentityError, match="unexpected SystemExit"):
+        service.get_access_token()
+    thread = service._worker._thread
+    thread.join(5)
+    assert not thread.is_alive()
+    assert service.wait_for_ready(5)
+    assert service._worker._thread is not thread
+
+
+def test_where_no_thread_can_be_started_the_caller_does_the_step(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("identity-client"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    service = make_service(api)
+    token = service.get_access_token()
+    assert service.get_access_token() == token
+    assert api.backend.requests["token"] == 1
+    assert make_service(api, service_name="b").wait_for_ready() is True
+    began = time.perf_counter()
+    down = make_service(DOWN, base_retry_delay=5.0, max_retry_delay=5.0)
+    for _ in range(2):
+        with pytest.raises(NotReadyError, match="connection refused"):
+            down.get_access_token()
+    assert down.status().attempts == 1
+    assert make_service(DOWN).wait_for_ready() is False
+    with (
+        hostile.HostileServer(hostile.says_nothing) as silent,
+        pytest.raises(NotReadyError, match=r"within 0\.(3|29)"),
+    ):
+        make_service(f"http://127.0.0.1:{silent.port}").get_access_token(0.3)
+    assert time.perf_counter() - began < 1
+
+
+def test_close_is_quick_in_a_long_pause_and_safe_twice(make_service: MakeService) -> None:
+    service = make_service(DOWN, base_retry_delay=300.0, max_retry_delay=300.0)
+    with pytest.raises(NotReadyError):
+        service.get_access_token(5)
+    thread = service._worker._thread
+    began = time.perf_counter()
+    service.close()
+    service.close()
+    assert time.perf_counter() - began < 1
+    assert thread is not None
+    assert not thread.is_alive()
+
+
+def test_close_releases_those_who_wait(make_service: MakeService) -> None:
+    with hostile.HostileServer(hostile.says_nothing) as server:
+        service = make_service(f"http://127.0.0.1:{server.port}")
+        outcomes: list[object] = []
+
+        def ask() -> None:
+            try:
+                service.get_access_token(30)
+            except ServiceClosedError as error:
+                outcomes.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(5)]
+        threads.append(threading.Thread(target=lambda: outcomes.append(service.wait_for_ready(30))))
+        for thread in threads:
+            thread.start()
+        while not server.connections:
+            pass
+        service.close()
+        for thread in threads:
+            thread.join(5)
+    assert len(outcomes) == 6
+    assert False in outcomes
+
+
+def test_a_listener_may_close_the_service(api: IdentityServer, make_service: MakeService) -> None:
+    service = make_service(api)
+    recorder = Recorder(service)
+    service.on_event(lambda event: service.close())
+    service.start()
+    recorder.wait_for(EventKind.STATE_CHANGED)
+    with pytest.raises(ServiceClosedError):
+        service.get_access_token()
+
+
+def test_a_closed_service_says_so(api: IdentityServer, make_service: MakeService) -> None:
+    service = make_service(api)
+    service.get_access_token()
+    service.close()
+    for call in (service.start, service.get_access_token, service.force_reregistration):
+        with pytest.raises(ServiceClosedError, match="'orders' was closed"):
+            call()
+    assert service.wait_for_ready() is False
+    service.invalidate_token("any")
+    assert "CLOSED" in repr(service)
+
+
+def test_services_and_their_threads_are_collected(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = IdentityBootstrapService(
+        IdentityBootstrapConfig(
+            service_name="gone",
+            identity_api_url=api.url,
+            identity_api_internal_token=INTERNAL_TOKEN,
+        )
+    )
+    service.get_access_token()
+    thread = service._worker._thread
+    assert thread is not None
+    gone = weakref.ref(service)
+    del service
+    gc.collect()
+    assert gone() is None
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_services_and_clients_do_not_pickle_and_say_why(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    with pytest.raises(TypeError, match="holds a thread and secrets"):
+        pickle.dumps(make_service(api))
+    with IdentityApiClient(api.url, "the-token") as client:
+        assert repr(client) == f"<IdentityApiClient {api.url}>"
+        with pytest.raises(TypeError, match="holds a secret and a session"):
+            pickle.dumps(client)
+
+
+def test_a_late_report_of_a_state_is_not_repeated(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    recorder = Recorder(service)
+    service.get_access_token()
+    recorder.wait_for(EventKind.STATE_CHANGED)
+    service._worker.note_state()
+    assert sum(event.kind is EventKind.STATE_CHANGED for event in recorder.events) == 1
+
+
+def test_a_worker_is_started_once_by_many(api: IdentityServer, make_service: MakeService) -> None:
+    service = make_service(api)
+    worker: Worker = service._worker
+    old = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        gate = threading.Barrier(16)
+
+        def start() -> None:
+            gate.wait()
+            worker.ensure_running()
+
+        threads = [threading.Thread(target=start) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(old)
+    names = [thread.name for thread in threading.enumerate()]
+    assert names.count("identity-client orders") == 1
+
+
+def test_service_types_are_plain_strings_on_the_wire() -> None:
+    assert ServiceType.BACKEND == "BACKEND"
