@@ -21,7 +21,7 @@ from identity_client.server import IdentityServer
 
 CALLS = 200_000
 ROUNDS = 9
-IMPORTS = 15
+IMPORTS = 31
 FRESH_LIMIT = 1.5
 IMPORT_LIMIT = 1.1
 

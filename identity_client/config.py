@@ -179,7 +179,7 @@ class IdentityApiClientOptions(Value):
 
 
 @_sealed_init
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, eq=False, repr=False)
 class IdentityBootstrapConfig(Value):
     """The settings of an `IdentityBootstrapService`; times are in seconds, 1000000 at most.
 

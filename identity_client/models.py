@@ -12,9 +12,9 @@ _T = TypeVar("_T")
 
 
 class Value:
-    """The repr of all values, without what is marked as secret.
+    """What all values have: equality by members, and a repr without what is marked as secret.
 
-    One for all: attrs would compile one for each class, which shows in the time of the import.
+    One for all: attrs would compile them for each class, which shows in the time of the import.
     """
 
     __slots__ = ()
@@ -24,6 +24,16 @@ class Value:
         shown = (f"{member.name}={getattr(self, member.name)!r}" for member in members)
         return f"{type(self).__name__}({', '.join(shown)})"
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and _members(other) == _members(self)
+
+    def __hash__(self) -> int:
+        return hash(_members(self))
+
+
+def _members(value: object) -> tuple[Any, ...]:
+    return tuple(getattr(value, member.name) for member in attrs.fields(cast(Any, type(value))))
+
 
 class ServiceType(str, Enum):
     """The kind of a registered service; identity-api may know more, which pass as plain strings."""
@@ -31,7 +41,7 @@ class ServiceType(str, Enum):
     BACKEND = "BACKEND"
 
 
-@frozen(repr=False)
+@frozen(eq=False, repr=False)
 class ApiEnvelope(Value, Generic[_T]):
     """What identity-api puts around every reply.
 
@@ -42,7 +52,7 @@ class ApiEnvelope(Value, Generic[_T]):
     data: _T
 
 
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, eq=False, repr=False)
 class RegisterServiceRequest(Value):
     """A request to create a service's OAuth2 client, or to find it.
 
@@ -62,7 +72,7 @@ class RegisterServiceRequest(Value):
     regenerate_secret: bool = False
 
 
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, eq=False, repr=False)
 class RegisterServiceResponse(Value):
     """The reply to a registration, in full.
 
@@ -85,7 +95,7 @@ class RegisterServiceResponse(Value):
     secret_regenerated: bool
 
 
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, eq=False, repr=False)
 class ServiceCredentials(Value):
     """An OAuth2 client that can ask for tokens.
 
@@ -102,7 +112,7 @@ class ServiceCredentials(Value):
     roles: tuple[str, ...] = ()
 
 
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, eq=False, repr=False)
 class VerifyMembershipParams(Value):
     """A question: is this user a member of this organization?
 
@@ -115,7 +125,7 @@ class VerifyMembershipParams(Value):
     org_id: str
 
 
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, eq=False, repr=False)
 class VerifyMembershipResponse(Value):
     """The answer to `VerifyMembershipParams`.
 
@@ -128,7 +138,7 @@ class VerifyMembershipResponse(Value):
     role: str | None = None
 
 
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, eq=False, repr=False)
 class EnsureSystemOrgRequest(Value):
     """A request to create a system organization unless it exists.
 
@@ -141,7 +151,7 @@ class EnsureSystemOrgRequest(Value):
     display_name: str
 
 
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, eq=False, repr=False)
 class Organization(Value):
     """An organization.
 
@@ -156,7 +166,7 @@ class Organization(Value):
     display_name: str
 
 
-@frozen(kw_only=True, repr=False)
+@frozen(kw_only=True, eq=False, repr=False)
 class AccessToken(Value):
     """An access token as the token endpoint issued it (RFC 6749 section 5.1).
 
