@@ -7,6 +7,7 @@ from .bootstrap import IdentityBootstrapService
 from .config import IdentityApiClientOptions, IdentityBootstrapConfig
 from .errors import (
     ConfigurationError,
+    CredentialStoreError,
     IdentityApiConnectionError,
     IdentityApiError,
     IdentityApiTimeout,
@@ -30,14 +31,18 @@ from .models import (
     RegisterServiceResponse,
     ServiceCredentials,
     ServiceType,
+    StoredCredentials,
     VerifyMembershipParams,
     VerifyMembershipResponse,
 )
+from .stores import CredentialStore, open_store
 
 __all__ = [
     "AccessToken",
     "ApiEnvelope",
     "ConfigurationError",
+    "CredentialStore",
+    "CredentialStoreError",
     "Endpoints",
     "EnsureSystemOrgRequest",
     "EventKind",
@@ -64,9 +69,11 @@ __all__ = [
     "ServiceState",
     "ServiceStatus",
     "ServiceType",
+    "StoredCredentials",
     "TokenAuth",
     "TokenEndpointError",
     "VerifyMembershipParams",
     "VerifyMembershipResponse",
     "__version__",
+    "open_store",
 ]

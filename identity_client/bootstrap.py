@@ -14,6 +14,7 @@ from .clock import Clock, SystemClock
 from .config import IdentityBootstrapConfig
 from .errors import (
     ConfigurationError,
+    CredentialStoreError,
     IdentityApiError,
     IdentityError,
     NotReadyError,
@@ -22,8 +23,9 @@ from .errors import (
     replica,
 )
 from .events import EventKind, Reporter, ServiceEvent, ServiceStatus
-from .registration import Preconfigured, Registration, TokenSource
+from .registration import Registration
 from .token_cache import Failure, TokenCache
+from .token_source import Preconfigured, TokenSource
 from .worker import Worker
 
 _CLOSE_TIMEOUT = 1.0
@@ -238,7 +240,9 @@ class IdentityBootstrapService:
         return self._clock.monotonic() + seconds
 
     def _refusal(self, outcome: Failure | None, seconds: float) -> IdentityError:
-        if outcome is not None and not isinstance(outcome.error, IdentityApiError):
+        if outcome is not None and not isinstance(
+            outcome.error, (IdentityApiError, CredentialStoreError)
+        ):
             error = replica(outcome.error)
             error.message = outcome.message
             error.args = (outcome.message,)

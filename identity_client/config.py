@@ -110,8 +110,8 @@ def _auth_method(_: object, attribute: attrs.Attribute[Any], value: Any) -> None
 
 def _store(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     _text(_, attribute, value)
-    if value != "memory:":
-        raise _wrong(attribute, "names a store that is not known; the only one is memory:")
+    if not re.match(r"[a-z][a-z0-9+.-]*:", value):
+        raise _wrong(attribute, "is no URL of a store, such as memory:, file:///path, redis://host")
 
 
 def _certificate(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -193,6 +193,7 @@ class IdentityBootstrapConfig(Value):
         service_type: a `ServiceType`, or another string that identity-api knows.
         client_id: with the next two, pre-configured credentials: no registration happens.
         client_secret: not part of the repr.
+        client_secret_file: a file to read the secret from, now and when it is rejected.
         token_endpoint: the URL that issues tokens.
         max_registration_attempts: failed attempts in a row before giving up, at least 1;
             None for no limit.
@@ -203,7 +204,10 @@ class IdentityBootstrapConfig(Value):
         refresh_ratio: the part of a token's lifetime after which it is replaced, between 0 and 1.
         allow_secret_regeneration: whether registration may replace the secret of a service that
             exists when nothing else gives one. The old secret stops working for all replicas.
-        credential_store: where processes share credentials, as a URL; ``memory:`` shares nothing.
+        credential_store: where processes share credentials, as a URL that `open_store` knows;
+            ``memory:`` shares nothing. Not part of the repr, as it may hold a password.
+        credential_store_key: a Fernet key to encrypt the stored credentials with, or several with
+            commas between, of which the first encrypts and all decrypt; not part of the repr.
         token_endpoint_auth_method: ``client_secret_post`` or ``client_secret_basic``.
         scope: the scope to ask for, or None.
         ca_bundle: a file with the certificates to trust, or None for the system's.
@@ -225,6 +229,7 @@ class IdentityBootstrapConfig(Value):
     service_type: str = _setting("SERVICE_TYPE", _text, ServiceType.BACKEND)
     client_id: str | None = _setting("SERVICE_CLIENT_ID", _text, None)
     client_secret: str | None = _setting("SERVICE_CLIENT_SECRET", _text, None, secret=True)
+    client_secret_file: str | None = _setting("SERVICE_CLIENT_SECRET_FILE", _text, None)
     token_endpoint: str | None = _setting("SERVICE_TOKEN_ENDPOINT", _url, None)
     max_registration_attempts: int | None = _setting(
         "IDENTITY_MAX_REGISTRATION_ATTEMPTS", _count, None, read=int
@@ -237,7 +242,10 @@ class IdentityBootstrapConfig(Value):
     allow_secret_regeneration: bool = _setting(
         "IDENTITY_ALLOW_SECRET_REGENERATION", _flag, True, read=_read_flag
     )
-    credential_store: str = _setting("IDENTITY_CREDENTIAL_STORE", _store, "memory:")
+    credential_store: str = _setting("IDENTITY_CREDENTIAL_STORE", _store, "memory:", secret=True)
+    credential_store_key: str | None = _setting(
+        "IDENTITY_CREDENTIAL_STORE_KEY", _text, None, secret=True
+    )
     token_endpoint_auth_method: str = _setting(
         "IDENTITY_TOKEN_ENDPOINT_AUTH_METHOD", _auth_method, "client_secret_post"
     )
@@ -249,6 +257,8 @@ class IdentityBootstrapConfig(Value):
 
     def __attrs_post_init__(self) -> None:
         fields = attrs.fields_dict(type(self))
+        if self.client_secret is None and self.client_secret_file is not None:
+            object.__setattr__(self, "client_secret", self.read_client_secret())
         if self.max_retry_delay < self.base_retry_delay:
             raise _wrong(fields["max_retry_delay"], "must not be below base_retry_delay")
         if self.preconfigured_credentials is not None:
@@ -268,6 +278,20 @@ class IdentityBootstrapConfig(Value):
                     fields[name],
                     "is missing; set it, or client_id, client_secret and token_endpoint together",
                 )
+
+    @sealed
+    def read_client_secret(self) -> str | None:
+        """Read ``client_secret_file``; return None where there is no such setting.
+
+        Raises:
+            ConfigurationError: the file cannot be read, or holds no secret.
+        """
+        if self.client_secret_file is None:
+            return None
+        setting = attrs.fields_dict(type(self))["client_secret"]
+        secret = _read_file(setting, self.client_secret_file)
+        _text(self, setting, secret)
+        return secret
 
     @property
     def preconfigured_credentials(self) -> ServiceCredentials | None:
@@ -301,8 +325,10 @@ class IdentityBootstrapConfig(Value):
         unknown = overrides.keys() - attrs.fields_dict(cls).keys()
         if unknown:
             raise ConfigurationError(f"there is no setting {min(unknown)!r}")
+        if "client_secret" in overrides:
+            values.setdefault("client_secret_file", None)
         for setting in attrs.fields(cls):
-            if setting.name not in overrides:
+            if setting.name not in values:
                 text = _variable(setting, environ)
                 if text is not None:
                     values[setting.name] = _parsed(setting, text)
@@ -319,12 +345,17 @@ def _variable(setting: attrs.Attribute[Any], environ: Mapping[str, str]) -> str 
         return value
     if value is not None:
         raise _wrong(setting, f"and {variable}_FILE are both set; keep one of them")
+    return _read_file(setting, file)
+
+
+def _read_file(setting: attrs.Attribute[Any], file: str) -> str:
     try:
         return Path(file).read_text(encoding="utf-8").rstrip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise _wrong(
-            setting, f"cannot be read from the file that {variable}_FILE names: {reason}"
+            setting,
+            f"cannot be read from the file that {setting.metadata['env']}_FILE names: {reason}",
         ) from None
 
 

@@ -11,6 +11,7 @@
     │   └── SecretNotReturnedError
     ├── TokenEndpointError            the token endpoint did not issue a token
     │   └── InvalidClientError
+    ├── CredentialStoreError          the credential store cannot be used
     ├── RegistrationError             all registration attempts are used up
     ├── NotReadyError                 also TimeoutError
     └── ServiceClosedError
@@ -136,6 +137,10 @@ class TokenEndpointError(RemoteError):
 
 class InvalidClientError(TokenEndpointError):
     """The token endpoint rejects the client: unknown, disabled, or with another secret."""
+
+
+class CredentialStoreError(IdentityError):
+    """The credential store cannot be used, or somebody else has its lock."""
 
 
 class RegistrationError(IdentityError):

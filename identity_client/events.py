@@ -39,6 +39,7 @@ class EventKind(str, Enum):
 
     REGISTERED = "registered"
     SECRET_REGENERATED = "secret_regenerated"
+    CREDENTIALS_LOADED = "credentials_loaded"
     REGISTRATION_FAILED = "registration_failed"
     CREDENTIALS_REJECTED = "credentials_rejected"
     TOKEN_ISSUED = "token_issued"

@@ -113,6 +113,24 @@ class ServiceCredentials(Value):
 
 
 @frozen(kw_only=True, eq=False, repr=False)
+class StoredCredentials(Value):
+    """What a credential store keeps for a service.
+
+    Attributes:
+        version: 0 when nothing is stored, and one more each time that it is replaced.
+        credentials: the credentials, or None when there are none.
+        regenerations: secrets that were regenerated in a row, each soon after the one before.
+        no_regeneration_before: the wall clock, in seconds since the epoch, from which on the
+            secret may be regenerated again.
+    """
+
+    version: int = 0
+    credentials: ServiceCredentials | None = None
+    regenerations: int = 0
+    no_regeneration_before: float = 0.0
+
+
+@frozen(kw_only=True, eq=False, repr=False)
 class VerifyMembershipParams(Value):
     """A question: is this user a member of this organization?
 

@@ -22,8 +22,13 @@ class Backoff:
 
     def next(self) -> float:
         """Return the next pause in seconds."""
-        half = next(self._delays) / 2
-        return half + backoff.full_jitter(half)
+        return equal_jitter(next(self._delays))
+
+
+def equal_jitter(delay: float) -> float:
+    """Draw a pause between half of a delay and the whole of it, in seconds."""
+    half = delay / 2
+    return half + backoff.full_jitter(half)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from attrs import evolve, frozen
 
 from .clock import Clock
-from .errors import IdentityApiError, IdentityError
+from .errors import CredentialStoreError, IdentityApiError, IdentityError
 from .models import AccessToken
 
 # The fast path looks at the monotonic clock only, which may stand still while the machine sleeps.
@@ -83,11 +83,12 @@ class Failure:
     def is_worth_waiting_out(self, deadline: float) -> bool:
         """Whether the next attempt may help a caller who has time until ``deadline``.
 
-        While identity-api cannot be had, a caller at boot waits for the next attempt. When the
-        token endpoint failed, nobody queues up for it.
+        While identity-api or the credential store cannot be had, a caller at boot waits for the
+        next attempt. When the token endpoint failed, nobody queues up for it.
         """
-        registering = isinstance(self.error, IdentityApiError) and self.error.retryable
-        return registering and self.retry_at < deadline
+        error = self.error
+        registering = isinstance(error, IdentityApiError) and error.retryable
+        return (registering or isinstance(error, CredentialStoreError)) and self.retry_at < deadline
 
 
 class Flight:

@@ -48,6 +48,12 @@ def _number(value: object, _: object) -> float:
     return value
 
 
+def _integer(value: object, _: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _WrongType("must be a whole number")
+    return value
+
+
 def _strings(value: object, _: object) -> tuple[str, ...]:
     items = cast("list[object]", value) if isinstance(value, list) else [None]
     if not all(isinstance(item, str) for item in items):
@@ -71,6 +77,7 @@ def _unstructure_factory(cls: type) -> Any:
 _converter = cattrs.BaseConverter()
 _converter.register_structure_hook(str, _string)
 _converter.register_structure_hook(bool, _boolean)
+_converter.register_structure_hook(int, _integer)
 _converter.register_structure_hook(float, _number)
 _converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _strings)
 _converter.register_structure_hook_factory(attrs.has, _structure_factory)
@@ -180,5 +187,7 @@ def _kind(document: object) -> str:
 def _problem(error: cattrs.ClassValidationError) -> str:
     exceptions, _ = error.group_exceptions()
     cause, note = exceptions[0]
+    if isinstance(cause, cattrs.ClassValidationError):
+        return _problem(cause)
     said = str(cause) if isinstance(cause, _WrongType) else "is missing"
     return f"its member {_camel_case(note.name)!r} {said}"

@@ -11,9 +11,9 @@ from .clock import Clock
 from .config import IdentityBootstrapConfig
 from .errors import IdentityError, RegistrationError, RemoteError, TokenEndpointError, replica
 from .events import EventKind, Reporter, ServiceState
-from .registration import TokenSource
 from .retry import Backoff
 from .token_cache import Flight, Snapshot, TokenCache
+from .token_source import TokenSource
 
 
 class Worker:
@@ -122,6 +122,7 @@ class Worker:
         try:
             while flight := self._cache.next_flight(lambda: self._shift is shift):
                 self._attempt(flight)
+                self._share()
         finally:
             self._source.close()
             if self._shift is shift:
@@ -139,7 +140,8 @@ class Worker:
         except IdentityError as error:
             self._end_with(flight, replica(error))
         except BaseException as error:
-            self._end_with(flight, _unexpected(error))
+            message = _unexpected(error, "the token from being obtained")
+            self._end_with(flight, IdentityError(message))
             if not isinstance(error, Exception):
                 raise
         else:
@@ -147,6 +149,13 @@ class Worker:
                 self.attempts = 0
                 self._pauses = None
         self.note_state()
+
+    def _share(self) -> None:
+        try:
+            self._source.share()
+        except Exception as error:  # noqa: BLE001  # a store may be anybody's
+            message = _unexpected(error, "the credentials from being shared")
+            self._report.log(logging.WARNING, message)
 
     def _end_with(self, flight: Flight, error: IdentityError) -> None:
         self.last_error = error.message
@@ -193,10 +202,10 @@ class Worker:
         return max(self._pauses.next(), min(retry_after or 0.0, self._config.max_retry_delay))
 
 
-def _unexpected(error: BaseException) -> IdentityError:
-    """Make an error of one that should not have happened; its text may quote values."""
+def _unexpected(error: BaseException, what: str) -> str:
+    """Tell of an error that should not have happened, without its text, which may quote values."""
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return IdentityError(
+    return (
         f"an unexpected {type(error).__name__} in {where.name} ({where.filename}:{where.lineno}) "
-        "kept the token from being obtained; please report it"
+        f"kept {what}; please report it"
     )

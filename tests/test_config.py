@@ -48,6 +48,7 @@ VARIABLES = {
     "service_type": "SERVICE_TYPE",
     "client_id": "SERVICE_CLIENT_ID",
     "client_secret": "SERVICE_CLIENT_SECRET",
+    "client_secret_file": "SERVICE_CLIENT_SECRET_FILE",
     "token_endpoint": "SERVICE_TOKEN_ENDPOINT",
     "max_registration_attempts": "IDENTITY_MAX_REGISTRATION_ATTEMPTS",
     "base_retry_delay": "IDENTITY_BASE_RETRY_DELAY",
@@ -57,12 +58,13 @@ VARIABLES = {
     "refresh_ratio": "IDENTITY_REFRESH_RATIO",
     "allow_secret_regeneration": "IDENTITY_ALLOW_SECRET_REGENERATION",
     "credential_store": "IDENTITY_CREDENTIAL_STORE",
+    "credential_store_key": "IDENTITY_CREDENTIAL_STORE_KEY",
     "token_endpoint_auth_method": "IDENTITY_TOKEN_ENDPOINT_AUTH_METHOD",
     "scope": "IDENTITY_SCOPE",
     "ca_bundle": "IDENTITY_CA_BUNDLE",
     "client_cert": "IDENTITY_CLIENT_CERT",
 }
-SECRETS = ("identity_api_internal_token", "client_secret")
+SECRETS = ("identity_api_internal_token", "client_secret", "credential_store_key")
 
 Raise = Callable[[], object]
 
@@ -105,6 +107,7 @@ def test_the_defaults_are_as_documented() -> None:
         "service_type": "BACKEND",
         "client_id": None,
         "client_secret": None,
+        "client_secret_file": None,
         "token_endpoint": None,
         "max_registration_attempts": None,
         "base_retry_delay": 5.0,
@@ -114,6 +117,7 @@ def test_the_defaults_are_as_documented() -> None:
         "refresh_ratio": 0.9,
         "allow_secret_regeneration": True,
         "credential_store": "memory:",
+        "credential_store_key": None,
         "token_endpoint_auth_method": "client_secret_post",
         "scope": None,
         "ca_bundle": None,
@@ -397,7 +401,7 @@ UNUSABLE = [
     *_times("base_retry_delay", "max_retry_delay", "request_timeout", "token_timeout"),
     pytest.param("service_name", None, "must be a string", id="service_name is None"),
     pytest.param("credential_store", None, "must be a string", id="credential_store is None"),
-    pytest.param("credential_store", "ftp://a", "names a store that", id="an unknown store"),
+    pytest.param("credential_store", "a/b", "is no URL of a store", id="a store without scheme"),
     pytest.param("identity_api_url", "http://a?b=c", "is a base URL and must not", id="a query"),
     pytest.param("identity_api_internal_token", "hunter2 b", _ASCII, id="a token with a blank"),
     pytest.param("identity_api_internal_token", "hünter2", _ASCII, id="a token with an umlaut"),
@@ -492,6 +496,35 @@ def test_a_variable_that_cannot_be_used_is_refused(name: str, text: str, problem
 # --- secrets in files ---
 
 
+def test_the_store_is_a_secret_too_as_its_url_may_hold_a_password(tmp_path: Path) -> None:
+    file = tmp_path / "store"
+    file.write_text("redis://:hunter2@redis/0\n")
+    environ = {**ENVIRON, "IDENTITY_CREDENTIAL_STORE_FILE": str(file)}
+    config = IdentityBootstrapConfig.from_env(environ)
+    assert config.credential_store == "redis://:hunter2@redis/0"
+    assert "hunter2" not in repr(config)
+
+
+def test_a_secret_that_is_given_wins_over_the_file(secret_file: Callable[[bytes], str]) -> None:
+    environ = {**ENVIRON, "SERVICE_CLIENT_SECRET_FILE": secret_file(b"in the file")}
+    config = IdentityBootstrapConfig.from_env(environ, client_secret="given")
+    assert config.client_secret == "given"
+    assert config.read_client_secret() is None
+
+
+def test_a_client_secret_file_is_read_when_it_is_named_and_whenever_it_is_asked_for(
+    secret_file: Callable[[bytes], str],
+) -> None:
+    file = secret_file(b"first\n")
+    config = IdentityBootstrapConfig(**REQUIRED, client_secret_file=file)
+    assert config.client_secret == "first"
+    secret_file(b"second\n")
+    assert config.read_client_secret() == "second"
+    secret_file(b"\n")
+    error = refusal(config.read_client_secret)
+    assert error.message.startswith(f"client_secret (SERVICE_CLIENT_SECRET) {_EMPTY}")
+
+
 @pytest.fixture
 def secret_file(tmp_path: Path) -> Callable[[bytes], str]:
     def write(content: bytes) -> str:
@@ -531,7 +564,7 @@ def test_white_space_in_front_of_a_secret_belongs_to_it(
     assert IdentityBootstrapConfig.from_env(environ).client_secret == " für dich"
 
 
-@pytest.mark.parametrize("name", sorted(VARIABLES.keys() - set(SECRETS)))
+@pytest.mark.parametrize("name", sorted(VARIABLES.keys() - {*SECRETS, "credential_store"}))
 def test_other_settings_have_no_file(name: str) -> None:
     environ = {**ENVIRON, f"{VARIABLES[name]}_FILE": "/there/is/none"}
     assert IdentityBootstrapConfig.from_env(environ) == IdentityBootstrapConfig(**REQUIRED)
@@ -601,7 +634,7 @@ def test_a_variable_and_its_file_exclude_each_other(
 
 
 def test_the_repr_shows_all_but_the_secrets() -> None:
-    config = IdentityBootstrapConfig(**REQUIRED, **PRECONFIGURED)
+    config = IdentityBootstrapConfig(**REQUIRED, **PRECONFIGURED, credential_store_key="hunter3")
     for shown in (repr(config), str(config), f"{config}"):
         for secret in SECRETS:
             assert getattr(config, secret) not in shown

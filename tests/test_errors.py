@@ -12,6 +12,7 @@ import pytest
 
 from identity_client import (
     ConfigurationError,
+    CredentialStoreError,
     IdentityApiConnectionError,
     IdentityApiError,
     IdentityApiTimeout,
@@ -38,6 +39,7 @@ TREE: dict[type[IdentityError], tuple[type[Exception], ...]] = {
     SecretNotReturnedError: (IdentityApiError,),
     TokenEndpointError: (IdentityError,),
     InvalidClientError: (TokenEndpointError,),
+    CredentialStoreError: (IdentityError,),
     RegistrationError: (IdentityError,),
     NotReadyError: (IdentityError, TimeoutError),
     ServiceClosedError: (IdentityError,),
@@ -69,6 +71,7 @@ ARGUMENTS: dict[type[IdentityError], dict[str, Any]] = {
     SecretNotReturnedError: _API,
     TokenEndpointError: _TOKEN,
     InvalidClientError: _TOKEN,
+    CredentialStoreError: {},
     RegistrationError: {},
     NotReadyError: _NOT_READY,
     ServiceClosedError: {},
