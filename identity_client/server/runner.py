@@ -49,6 +49,7 @@ class IdentityServer:
             create_app(internal_token, self.backend),
             sockets=[listener],
             threads=threads,
+            connection_limit=1000,  # each replica of a service keeps two connections
             ident="identity-api",
             clear_untrusted_proxy_headers=True,
         )

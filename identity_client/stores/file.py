@@ -21,8 +21,8 @@ _POLL = 0.05
 class FileStore:
     """Keeps the credentials in a file, which is replaced as a whole.
 
-    The operating system frees the lock of a process that dies. The folder has to exist, on a
-    file system with working locks, which not every network file system is.
+    The operating system frees the lock of a process that dies. The file system has to know locks,
+    which not every network file system does. A folder that is missing is made.
     """
 
     def __init__(

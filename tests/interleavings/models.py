@@ -78,6 +78,9 @@ class Source:
             requested_at_wall=requested_at_wall,
         )
 
+    def share(self) -> None:
+        pass
+
     def reregister(self) -> None:
         pass
 

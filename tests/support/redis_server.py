@@ -7,7 +7,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -22,22 +22,22 @@ class RedisServer:
     def __init__(self, *options: str) -> None:
         self._program = needs("redis-server", "apt install redis-server")
         self._options = options
+        self._folder = tempfile.TemporaryDirectory()
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port: int = listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
 
     @property
-    def client(self) -> redis.Redis:
+    def client(self) -> Any:
         return redis.Redis(port=self.port)
 
     def start(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-            self._process = subprocess.Popen(
-                [self._program, *arguments, "--dir", folder, *self._options],
-                stdout=subprocess.DEVNULL,
-            )
+        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self._process = subprocess.Popen(
+            [self._program, *arguments, "--dir", self._folder.name, *self._options],
+            stdout=subprocess.DEVNULL,
+        )
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", self.port)):
@@ -64,3 +64,4 @@ class RedisServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._folder.cleanup()

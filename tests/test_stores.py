@@ -1,0 +1,342 @@
+"""Where credentials are kept: how a store is opened, and the stores without a server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from cryptography.fernet import Fernet
+from support.processes import run
+from support.stores import API, StoreContract, credentials, save, store_at
+
+from identity_client import ConfigurationError, CredentialStoreError, StoredCredentials, open_store
+from identity_client.stores import ENTRY_POINTS
+
+# --- opening ---
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        pytest.param("ftp://host/x", "names a store that is not known, ftp:", id="unknown"),
+        pytest.param("file:relative", "must name a file by its absolute path", id="no path"),
+        pytest.param("file://host/path", "must name a file by its absolute path", id="a host"),
+        pytest.param("file:///folder/", "must name a file by its absolute path", id="a folder"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_refused(url: str, problem: str) -> None:
+    with pytest.raises(ConfigurationError, match="IDENTITY_CREDENTIAL_STORE") as caught:
+        store_at(url)
+    assert problem in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "missing", "extra"),
+    [
+        ("file:///a", "filelock", "file"),
+        ("redis://a", "redis", "redis"),
+        ("rediss://a", "redis", "redis"),
+    ],
+)
+def test_a_missing_package_is_named(
+    url: str, missing: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, "identity_client.stores.file", raising=False)
+    monkeypatch.delitem(sys.modules, "identity_client.stores.redis", raising=False)
+    with pytest.raises(ConfigurationError, match=rf"'{missing}'; pip install .*\[{extra}\]"):
+        store_at(url)
+
+
+def test_another_package_can_bring_a_scheme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metadata = tmp_path / "vault-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: vault\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nvault = vault_store:Store\n")
+    (tmp_path / "vault_store.py").write_text(
+        "from identity_client.stores.memory import MemoryStore\n"
+        "class Store(MemoryStore):\n"
+        "    def __init__(self, url, **arguments):\n"
+        "        super().__init__()\n"
+        "        self.given = (url, arguments)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    store: Any = open_store(
+        "vault://host", service_name="orders", identity_api_url=API, key="k", timeout=3.0
+    )
+    assert store.given == (
+        "vault://host",
+        {"service_name": "orders", "identity_api_url": API, "key": "k", "timeout": 3.0},
+    )
+
+
+def test_memory_is_shared_with_nobody() -> None:
+    store = store_at("memory:")
+    saved = save(store)
+    assert store.load() == saved == StoredCredentials(version=1, credentials=credentials())
+    assert store_at("memory:").load() == StoredCredentials()
+    store.clear()
+    store.close()
+    assert store.load() == StoredCredentials()
+    assert str(store) == "memory:"
+
+
+# --- file ---
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "with a blank" / "credentials.json"
+
+
+@pytest.fixture
+def url(path: Path) -> str:
+    path.parent.mkdir()
+    return f"file://{path.as_posix().replace(' ', '%20')}"
+
+
+class TestFileStore(StoreContract):
+    """What is true of all shared stores."""
+
+
+def test_the_file_is_for_its_owner_only(url: str, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        save(store_at(url))
+    finally:
+        os.umask(before)
+    for file in path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+def test_a_file_that_others_can_read_is_closed_to_them(url: str, path: Path) -> None:
+    save(store_at(url))
+    path.chmod(0o644)
+    store_at(url).load()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"version": 1', b"[]", b"\x00" * 100, b'{"version":"1"}']
+)
+def test_a_damaged_file_counts_as_none_and_is_replaced(
+    url: str, path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_bytes(content)
+    store = store_at(url)
+    assert store.load() == StoredCredentials()
+    assert caplog.messages[0].startswith(f"what the file {path} holds is damaged and counts as")
+    save(store)
+    assert store.load() == StoredCredentials(version=1, credentials=credentials())
+
+
+def test_a_token_endpoint_that_is_no_url_is_damage(url: str, path: Path) -> None:
+    store = store_at(url)
+    with store.lock(1):
+        broken = evolve(credentials(), token_endpoint="file:///etc/passwd")
+        store.save(StoredCredentials(credentials=broken))
+    assert store.load() == StoredCredentials()
+
+
+def test_damage_is_told_by_the_member_that_is_wrong(
+    url: str, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(store_at(url))
+    document = json.loads(path.read_text())
+    document["credentials"]["clientSecret"] = 17
+    path.write_text(json.dumps(document))
+    store_at(url).load()
+    assert caplog.messages[0].endswith("its member 'clientSecret' must be a string")
+
+
+def test_the_file_of_another_service_is_left_alone(url: str) -> None:
+    save(store_at(url))
+    for other in ({"service_name": "billing"}, {"identity_api_url": "http://other"}):
+        with pytest.raises(CredentialStoreError, match="give each service a store of its own"):
+            store_at(url, **other).load()
+    assert store_at(url, identity_api_url=f"{API}/").load().version == 1
+
+
+def _faults(path: Path) -> dict[str, Callable[[], object]]:
+    def replace_folder() -> None:
+        path.parent.rmdir()
+        path.parent.write_text("")
+
+    return {
+        "it is a folder": path.mkdir,
+        "its folder is a file": replace_folder,
+    }
+
+
+@pytest.mark.parametrize("fault", _faults(Path("x")))
+def test_a_file_that_cannot_be_used_is_a_clear_error(url: str, path: Path, fault: str) -> None:
+    _faults(path)[fault]()
+    with pytest.raises(CredentialStoreError, match=r"cannot be (read|locked)") as caught:
+        save(store_at(url))
+    assert str(path) in caught.value.message
+    assert caught.value.__cause__ is None
+
+
+def test_a_file_that_cannot_be_read_or_removed_is_a_clear_error(url: str, path: Path) -> None:
+    save(store_at(url))
+    done = (
+        run(
+            """
+        store = open_store(sys.argv[1], service_name="orders", identity_api_url=sys.argv[2])
+        os.setuid(65534)  # nobody
+        for call in (store.load, store.clear, lambda: store.lock(0).__enter__()):
+            try:
+                call()
+            except CredentialStoreError as error:
+                print(error)
+        """,
+            url,
+            API,
+        )
+        if os.getuid() == 0
+        else None
+    )
+    if done is None:
+        path.chmod(0)
+        with pytest.raises(CredentialStoreError, match="cannot be read: permission denied"):
+            store_at(url).load()
+        return
+    assert done.err == ""
+    assert done.out.splitlines() == [
+        f"the file {path} cannot be {what}: permission denied; see to its folder, its owner and "
+        "the space on the disk"
+        for what in ("read", "removed", "locked")
+    ]
+
+
+def test_a_folder_that_is_missing_is_made(url: str, path: Path) -> None:
+    path.parent.rmdir()
+    saved = save(store_at(url))
+    assert store_at(url).load() == saved
+
+
+def test_a_full_disk_leaves_what_was_stored(url: str, path: Path) -> None:
+    store = store_at(url)
+    before = save(store)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(CredentialStoreError, match="cannot be written: file too large"):
+            save(store, "newer")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert store_at(url).load() == before
+    assert save(store, "newer").version == 2
+
+
+def test_what_a_killed_writer_left_behind_is_replaced(url: str, path: Path) -> None:
+    path.with_name(f"{path.name}.tmp").write_text("{")
+    saved = save(store_at(url))
+    assert store_at(url).load() == saved
+    assert sorted(file.name for file in path.parent.iterdir()) == [
+        "credentials.json",
+        "credentials.json.lock",
+    ]
+
+
+def _save_for_ever(url: str) -> None:
+    store = store_at(url)
+    for number in range(10**9):
+        save(store, f"secret {number}" + "x" * 5000)
+
+
+@pytest.mark.slow
+def test_a_writer_that_is_killed_at_any_instant_leaves_a_whole_record_and_a_free_lock(
+    url: str,
+) -> None:
+    versions = []
+    reader = store_at(url)
+    for round_ in range(50):
+        writer = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(url,))
+        writer.start()
+        before = reader.load().version
+        while reader.load().version < before + 1 + round_ % 3:  # whole at every look
+            pass
+        writer.kill()
+        writer.join()
+        with reader.lock(0):  # the system has freed it
+            stored = reader.load()
+            assert stored.credentials is not None
+            assert stored.credentials.client_secret.endswith("x" * 5000)
+            versions.append(stored.version)
+    assert versions == sorted(versions)
+
+
+# --- encryption ---
+
+KEY = Fernet.generate_key().decode()
+
+
+def test_with_a_key_nothing_is_readable(url: str, path: Path) -> None:
+    store = store_at(url, key=KEY)
+    saved = save(store)
+    assert store_at(url, key=KEY).load() == saved
+    content = path.read_text()
+    assert json.loads(content)["service"] == "orders"
+    assert "a-client-secret" not in content
+    assert "clientId" not in content
+
+
+def test_keys_can_be_replaced_one_after_the_other(url: str) -> None:
+    old, new = KEY, Fernet.generate_key().decode()
+    save(store_at(url, key=old))
+    both = store_at(url, key=f"{new}, {old}")
+    assert both.load().credentials == credentials()
+    saved = save(both)
+    assert store_at(url, key=new).load() == saved
+
+
+@pytest.mark.parametrize("key", [None, Fernet.generate_key().decode()], ids=["none", "another"])
+def test_without_the_key_nothing_is_overwritten(url: str, path: Path, key: str | None) -> None:
+    save(store_at(url, key=KEY))
+    content = path.read_bytes()
+    with pytest.raises(CredentialStoreError, match="IDENTITY_CREDENTIAL_STORE_KEY"):
+        save(store_at(url, key=key))
+    assert path.read_bytes() == content
+
+
+def test_what_was_stored_before_there_was_a_key_is_read(url: str) -> None:
+    save(store_at(url))
+    assert store_at(url, key=KEY).load().credentials == credentials()
+
+
+@pytest.mark.parametrize("key", ["hunter2", "", "ü", f"{KEY},"])
+def test_a_key_that_is_none_is_refused_without_showing_it(url: str, key: str) -> None:
+    with pytest.raises(ConfigurationError, match="must be a Fernet key") as caught:
+        store_at(url, key=key)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_key_needs_its_package(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'identity-client\[encryption\]'"):
+        store_at(url, key=KEY)
+
+
+def test_no_secret_is_logged(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    store = store_at(url, key=KEY)
+    save(store)
+    store.load()
+    assert "a-client-secret" not in caplog.text
+    assert KEY not in caplog.text
