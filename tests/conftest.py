@@ -77,13 +77,12 @@ def preconfigured(make_service: MakeService, canned: Callable[..., CannedServer]
 
     def make(*answers: Canned, **settings: Any) -> Any:
         endpoint = canned(*(answers or (token_reply(),)))
-        service = make_service(
-            "http://127.0.0.1:9",
-            client_id="orders",
-            client_secret="a-client-secret",
-            token_endpoint=f"{endpoint.url}/token",
-            **settings,
-        )
+        given = {
+            "client_id": "orders",
+            "client_secret": "a-client-secret",
+            "token_endpoint": f"{endpoint.url}/token",
+        }
+        service = make_service("http://127.0.0.1:9", **{**given, **settings})
         return service, endpoint
 
     return make

@@ -1,0 +1,517 @@
+"""Services that share a store: who registers, who follows, and what a failing store may not do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from conftest import MakeService
+from support.canned import CannedServer
+from test_registration import REJECTED, Scripted, existing, wait_for
+
+from identity_client import (
+    CredentialStoreError,
+    EventKind,
+    IdentityBootstrapService,
+    NotReadyError,
+    ServiceCredentials,
+    ServiceEvent,
+    ServiceState,
+    StoredCredentials,
+)
+from identity_client.server import IdentityServer
+from identity_client.stores.memory import MemoryStore
+
+
+class Shelf(MemoryStore):
+    """A store that several services of this process share, and that fails when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing: dict[str, BaseException] = {}
+        self.calls: list[str] = []
+
+    def __str__(self) -> str:
+        return "the shelf"
+
+    def fail(self, *methods: str, error: BaseException | None = None) -> None:
+        self.failing = dict.fromkeys(methods, error or CredentialStoreError("the shelf is gone"))
+
+    def _call(self, method: str) -> None:
+        self.calls.append(method)
+        if method in self.failing:
+            raise self.failing[method]
+
+    def load(self) -> StoredCredentials:
+        self._call("load")
+        return super().load()
+
+    def lock(self, timeout: float) -> AbstractContextManager[object]:
+        self._call("lock")
+        return super().lock(timeout)
+
+    def save(self, stored: StoredCredentials) -> StoredCredentials:
+        self._call("save")
+        return super().save(stored)
+
+    @property
+    def holds(self) -> ServiceCredentials | None:
+        return self._stored.credentials
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+@pytest.fixture
+def make(make_service: MakeService, shelf: Shelf) -> MakeService:
+    """Makes services that share the shelf."""
+
+    def make_one(*arguments: Any, **settings: Any) -> IdentityBootstrapService:
+        service = make_service(*arguments, **settings)
+        source: Any = service._source
+        source._store = shelf
+        return service
+
+    return make_one
+
+
+@pytest.fixture
+def scripted(canned: Callable[..., CannedServer]) -> Scripted:
+    return Scripted(canned)
+
+
+def renew(service: IdentityBootstrapService) -> str:
+    """Have the current token replaced."""
+    service.invalidate_token(service.get_access_token())
+    return service.get_access_token()
+
+
+def shared(service: IdentityBootstrapService) -> None:
+    """Wait until the worker has looked after the store, which it does after the token is out."""
+    source: Any = service._source
+    done, share = threading.Event(), source.share
+
+    def share_and_tell() -> None:
+        share()
+        done.set()
+
+    source.share = share_and_tell
+    renew(service)
+    assert done.wait(5)
+    source.share = share
+
+
+def on_failed_attempt(service: IdentityBootstrapService, action: Callable[[], object]) -> None:
+    def look(event: ServiceEvent) -> None:
+        if event.kind is EventKind.REGISTRATION_FAILED:
+            action()
+
+    service.on_event(look)
+
+
+# --- one registers, the others follow ---
+
+
+def test_the_second_service_registers_nothing(
+    scripted: Scripted, make: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    make(scripted.url).get_access_token()
+    second = make(scripted.url)
+    second.get_access_token()
+    assert scripted.asked == ["register", "token a-client-secret", "token a-client-secret"]
+    assert "orders: the client 'orders' is known from the shelf" in caplog.messages
+    assert second.status().registrations == 0
+
+
+def test_a_registration_that_is_done_while_another_waits_for_the_lock_serves_both(
+    scripted: Scripted, make: MakeService, shelf: Shelf
+) -> None:
+    class Slow:
+        """The lock, got only after somebody else has registered."""
+
+        def __enter__(self) -> None:
+            shelf._stored = StoredCredentials(
+                version=2,
+                credentials=ServiceCredentials(
+                    client_id="orders",
+                    client_secret="by-another",
+                    token_endpoint=f"{scripted.url}/token",
+                ),
+            )
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    shelf.lock = lambda timeout: Slow()  # type: ignore[method-assign]
+    make(scripted.url).get_access_token()
+    assert scripted.asked == ["token by-another"]
+
+
+def test_what_another_registered_anew_is_used_after_a_rejection(
+    api: IdentityServer, make: MakeService
+) -> None:
+    first, second = make(api), make(api)
+    first.get_access_token()
+    second.get_access_token()
+    api.backend.rotate_secret("orders")
+    renew(first)
+    renew(second)
+    assert first.status().secrets_regenerated == 1
+    assert second.status().secrets_regenerated == 0
+    assert api.backend.requests["register"] == 3  # the first, and those that regenerate
+
+
+def test_stored_credentials_that_are_rejected_are_replaced(
+    scripted: Scripted, make: MakeService, shelf: Shelf
+) -> None:
+    make(scripted.url).get_access_token()
+    scripted.tokens = [REJECTED, scripted.tokens[0]]
+    scripted.registrations = [
+        existing(scripted.url),
+        existing(scripted.url, "new", regenerated=True),
+    ]
+    make(scripted.url).get_access_token()
+    assert scripted.asked[2:] == [
+        "token a-client-secret",
+        "register",
+        "register and regenerate",
+        "token new",
+    ]
+    assert shelf.holds is not None
+    assert shelf.holds.client_secret == "new"
+
+
+def test_all_who_are_told_to_register_again_cause_one_registration(
+    scripted: Scripted, make: MakeService
+) -> None:
+    services = [make(scripted.url) for _ in range(4)]
+    for service in services:
+        service.get_access_token()
+    scripted.registrations = [existing(scripted.url, "new", regenerated=True)]
+    for service in services:
+        service.force_reregistration()
+        wait_for(service, lambda service=service: service.status().tokens_issued == 2)  # type: ignore[misc]
+    assert scripted.asked[5:] == ["register", *["token new"] * 4]
+
+
+def test_who_is_told_to_register_again_regenerates_also_within_the_pause(
+    scripted: Scripted, make: MakeService
+) -> None:
+    scripted.registrations = [
+        existing(scripted.url),
+        existing(scripted.url, "first", regenerated=True),
+        existing(scripted.url),
+        existing(scripted.url, "second", regenerated=True),
+    ]
+    service = make(scripted.url, base_retry_delay=60.0, max_retry_delay=60.0)
+    service.get_access_token()
+    service.force_reregistration()
+    wait_for(service, lambda: service.status().tokens_issued == 2)
+    assert scripted.asked[-1] == "token second"
+
+
+def test_the_pause_between_regenerations_is_the_groups(
+    scripted: Scripted, make: MakeService
+) -> None:
+    scripted.registrations = [
+        existing(scripted.url),
+        existing(scripted.url, "new", regenerated=True),
+        existing(scripted.url),
+    ]
+    first, second = (
+        make(scripted.url, base_retry_delay=60.0, max_retry_delay=60.0) for _ in range(2)
+    )
+    first.get_access_token()
+    second.get_access_token()
+    scripted.tokens = [REJECTED]
+    for service in (second, first):
+        service.invalidate_token(service.get_access_token())
+        with pytest.raises(Exception, match="IDENTITY_CREDENTIAL_STORE"):
+            service.get_access_token()
+    assert scripted.asked.count("register and regenerate") == 1
+
+
+def test_a_long_calm_ends_the_growth_of_the_pause(
+    scripted: Scripted, make: MakeService, shelf: Shelf
+) -> None:
+    def regenerate() -> StoredCredentials:
+        scripted.tokens = [REJECTED, scripted.tokens[-1]]
+        scripted.registrations = [
+            existing(scripted.url),
+            existing(scripted.url, f"new {len(scripted.asked)}", regenerated=True),
+        ]
+        renew(service)
+        return shelf.load()
+
+    service = make(scripted.url, base_retry_delay=0.001, max_retry_delay=60.0)
+    service.get_access_token()
+    assert [regenerate().regenerations for _ in range(3)] == [1, 2, 3]
+    shelf._stored = evolve(shelf._stored, no_regeneration_before=shelf._stored.version - 61.0)
+    assert regenerate().regenerations == 1
+
+
+# --- a store that fails ---
+
+
+def test_a_store_that_cannot_be_reached_is_a_failed_attempt_and_no_registration(
+    scripted: Scripted, make: MakeService, shelf: Shelf
+) -> None:
+    shelf.fail("load")
+    service = make(scripted.url)
+    with pytest.raises(NotReadyError, match="the shelf is gone") as caught:
+        service.get_access_token(0.01)
+    assert isinstance(caught.value.__cause__, CredentialStoreError)
+    assert service.status().attempts > 0
+    shelf.fail()
+    assert service.wait_for_ready(5)
+    assert scripted.asked == ["register", "token a-client-secret"]
+
+
+def test_a_caller_waits_for_a_store_that_comes_back(
+    scripted: Scripted, make: MakeService, shelf: Shelf
+) -> None:
+    shelf.fail("lock")
+    service = make(scripted.url)
+    on_failed_attempt(service, shelf.fail)
+    assert service.get_access_token(5) == "a-token"
+
+
+def test_a_store_that_cannot_be_written_is_found_out_before_anything_is_asked_for(
+    scripted: Scripted, make: MakeService, shelf: Shelf
+) -> None:
+    shelf.fail("save")
+    with pytest.raises(NotReadyError, match="the shelf is gone"):
+        make(scripted.url).get_access_token(0.01)
+    assert scripted.asked == []
+
+
+def test_a_usable_token_is_served_and_nothing_rotated_while_the_store_is_away(
+    api: IdentityServer, make: MakeService, shelf: Shelf
+) -> None:
+    service = make(api)
+    token = service.get_access_token()
+    api.backend.rotate_secret("orders")
+    shelf.fail("load", "lock", "save")
+    failed = threading.Event()
+    on_failed_attempt(service, failed.set)
+    service._cache.force()
+    assert failed.wait(5)
+    assert service.get_access_token() == token
+    assert service.status().state is ServiceState.DEGRADED
+    assert api.backend.requests["register"] == 1
+    shelf.fail()
+    wait_for(service, lambda: service.status().state is ServiceState.READY)
+    assert api.backend.requests["register"] == 3
+
+
+def test_a_refresh_does_not_need_the_store(
+    api: IdentityServer, make: MakeService, shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make(api)
+    service.get_access_token()
+    shelf.fail("load", "lock", "save")
+    for _ in range(3):
+        shared(service)
+    assert service.status().state is ServiceState.READY
+    assert caplog.messages == [
+        "orders: the credentials may not be found by other processes: the shelf is gone"
+    ]
+
+
+def test_a_secret_that_could_not_be_saved_is_used_and_saved_later(
+    scripted: Scripted, make: MakeService, shelf: Shelf
+) -> None:
+    service = make(scripted.url)
+    shelf_save = shelf.save
+
+    def save_only_the_claim(stored: StoredCredentials) -> StoredCredentials:
+        if stored.credentials is not None:
+            shelf.fail("load", "save")
+        return shelf_save(stored)
+
+    shelf.save = save_only_the_claim  # type: ignore[method-assign]
+    assert service.get_access_token() == "a-token"
+    assert shelf.holds is None
+    shelf.save = shelf_save  # type: ignore[method-assign]
+    shelf.fail()
+    shelf._stored = StoredCredentials(
+        version=7, credentials=evolve(_known(service), client_secret="an older one")
+    )
+    shared(service)
+    assert shelf.holds == _known(service)
+
+
+def test_a_store_that_lost_the_credentials_gets_them_back(
+    api: IdentityServer, make: MakeService, shelf: Shelf
+) -> None:
+    service = make(api)
+    service.get_access_token()
+    shelf.clear()
+    shared(service)
+    assert shelf.holds == _known(service)
+    make(api).get_access_token()
+    assert api.backend.requests["register"] == 1
+
+
+def test_what_another_put_back_first_is_left_alone(
+    api: IdentityServer, make: MakeService, shelf: Shelf
+) -> None:
+    service = make(api)
+    service.get_access_token()
+    stored, loads = shelf.load(), iter([StoredCredentials()])
+    shelf_load = shelf.load
+    shelf.load = lambda: next(loads, None) or shelf_load()  # type: ignore[method-assign]
+    shared(service)
+    assert shelf_load() == stored
+
+
+def test_a_store_that_raises_something_else_ends_nothing(
+    api: IdentityServer, make: MakeService, shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make(api)
+    service.get_access_token()
+    shelf.fail("load", error=KeyError("a-secret"))
+    renew(service)
+    renew(service)
+    assert "an unexpected KeyError in _call" in caplog.text
+    assert "kept the credentials from being shared" in caplog.text
+    assert "a-secret" not in caplog.text
+
+
+def _known(service: IdentityBootstrapService) -> ServiceCredentials:
+    credentials = service._source.credentials
+    assert credentials is not None
+    return credentials
+
+
+# --- files that suffer ---
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "credentials.json"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(lambda path: path.unlink(), id="vanishes"),
+        pytest.param(lambda path: path.write_bytes(b""), id="is emptied"),
+        pytest.param(lambda path: path.write_bytes(path.read_bytes()[:40]), id="is truncated"),
+    ],
+)
+def test_a_file_that_loses_the_credentials_gets_them_back_and_nothing_is_rotated(
+    api: IdentityServer, make_service: MakeService, path: Path, fault: Callable[[Path], object]
+) -> None:
+    service = make_service(api, credential_store=f"file://{path}")
+    service.get_access_token()
+    before = path.read_text()
+    fault(path)
+    shared(service)
+    assert path.read_text().replace('"version": 1', '"version": 2') == before
+    make_service(api, credential_store=f"file://{path}").get_access_token()
+    assert api.backend.requests["register"] == 1
+
+
+def test_a_file_that_cannot_be_read_is_told_and_rotates_nothing(
+    api: IdentityServer, make_service: MakeService, path: Path
+) -> None:
+    service = make_service(api, credential_store=f"file://{path}")
+    service.get_access_token()
+    aside = path.rename(path.with_name("aside"))
+    path.mkdir()
+    second = make_service(api, credential_store=f"file://{path}")
+    with pytest.raises(NotReadyError, match="cannot be read: is a directory; see to its folder"):
+        second.get_access_token(0.01)
+    renew(service)
+    path.rmdir()
+    aside.rename(path)
+    assert second.wait_for_ready(5)
+    assert api.backend.requests["register"] == 1
+
+
+# --- the hint ---
+
+
+def test_who_loses_the_secret_again_and_again_is_told_which_setting_helps(
+    scripted: Scripted, make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make_service(scripted.url, base_retry_delay=0.001)
+    service.get_access_token()
+    hints = []
+    for number in range(3):
+        caplog.clear()
+        scripted.tokens = [REJECTED, scripted.tokens[-1]]
+        scripted.registrations = [
+            existing(scripted.url),
+            existing(scripted.url, f"new {number}", regenerated=True),
+        ]
+        renew(service)
+        hints.append("(IDENTITY_CREDENTIAL_STORE, which is memory: here)" in caplog.text)
+    assert hints == [False, True, True]
+
+
+# --- pre-configured secrets in files ---
+
+
+def test_a_mounted_secret_is_read_again_when_it_is_rejected(
+    preconfigured: Any, tmp_path: Path
+) -> None:
+    mounted = tmp_path / "secret"
+    mounted.write_text("first")
+    service, endpoint = preconfigured(client_secret=None, client_secret_file=str(mounted))
+    token = service.get_access_token()
+    mounted.write_text("second\n")
+    good = endpoint.answers[0]
+    endpoint.answers[0] = REJECTED
+
+    def accept(event: ServiceEvent) -> None:
+        if event.kind is EventKind.CREDENTIALS_REJECTED:
+            endpoint.answers[0] = good
+
+    service.on_event(accept)
+    service.invalidate_token(token)
+    assert service.get_access_token() == "a-token"
+    assert [asked.form["client_secret"] for asked in endpoint.asked] == ["first", "first", "second"]
+
+
+@pytest.mark.parametrize("content", ["first", "", None], ids=["the same", "empty", "no file"])
+def test_a_mounted_secret_that_is_no_other_is_asked_with_once(
+    preconfigured: Any, tmp_path: Path, content: str | None
+) -> None:
+    mounted = tmp_path / "secret"
+    mounted.write_text("first")
+    service, endpoint = preconfigured(client_secret=None, client_secret_file=str(mounted))
+    token = service.get_access_token()
+    if content is None:
+        mounted.unlink()
+    else:
+        mounted.write_text(content)
+    endpoint.answers[0] = REJECTED
+    service.invalidate_token(token)
+    with pytest.raises(Exception, match="unauthorized_client"):
+        service.get_access_token()
+    assert len(endpoint.asked) == 2
+
+
+def test_a_caller_waits_out_the_pause_after_a_regeneration_of_which_nothing_is_known(
+    scripted: Scripted, make: MakeService, shelf: Shelf
+) -> None:
+    shelf._stored = StoredCredentials(no_regeneration_before=time.time() + 0.3)
+    scripted.registrations = [
+        existing(scripted.url),
+        existing(scripted.url),
+        existing(scripted.url, "new", regenerated=True),
+    ]
+    assert make(scripted.url, max_retry_delay=60.0).get_access_token(5) == "a-token"
+    assert scripted.asked == ["register", "register", "register and regenerate", "token new"]
