@@ -6,9 +6,11 @@ import atexit
 import math
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import NoReturn
 
+from . import uwsgi
 from .auth import TokenAuth
 from .clock import Clock, SystemClock
 from .config import IdentityBootstrapConfig
@@ -52,6 +54,7 @@ class IdentityBootstrapService:
         self._report = Reporter(config.service_name)
         self._source = _source(config, clock, self._report)
         self._worker = Worker(config, clock, self._cache, self._source, self._report)
+        uwsgi.warn_without_threads()
         _services.add(self)
         weakref.finalize(self, self._worker.retire).atexit = False
 
@@ -66,12 +69,13 @@ class IdentityBootstrapService:
             NotReadyError: their endpoint does not answer in time.
             ServiceClosedError: the service was closed.
         """
+        self._worker.reset_after_fork()
         if self._cache.is_closed:
             raise self._closed()
         if self._cache.is_terminal:
             self._worker.attempts = 0
             self._cache.force()
-        self._worker.ensure_running()
+        self._work_ahead()
         if isinstance(self._source, Preconfigured) and not self._cache.had_token:
             self._prove_credentials()
 
@@ -106,10 +110,11 @@ class IdentityBootstrapService:
             closed.
         """
         deadline = self._deadline(math.inf if timeout is None else timeout)
-        if not self._worker.ensure_running():
-            self._worker.step(deadline)
-            deadline = self._clock.monotonic()
-        return self._cache.wait_until_ready(deadline)
+        with self._attendance() as attended:
+            if not attended:
+                self._worker.step(deadline)
+                deadline = self._clock.monotonic()
+            return self._cache.wait_until_ready(deadline)
 
     def has_credentials(self) -> bool:
         """Return whether there are credentials that the token endpoint accepted."""
@@ -129,6 +134,7 @@ class IdentityBootstrapService:
         Args:
             token: the token that was rejected.
         """
+        self._worker.reset_after_fork()
         if self._cache.invalidate(token):
             self._report.emit(
                 EventKind.TOKEN_INVALIDATED, "the current token was taken out of service"
@@ -144,11 +150,12 @@ class IdentityBootstrapService:
             ConfigurationError: the credentials are pre-configured.
             ServiceClosedError: the service was closed.
         """
+        self._worker.reset_after_fork()
         if self._cache.is_closed:
             raise self._closed()
         self._source.reregister()
         self._cache.force()
-        self._worker.ensure_running()
+        self._work_ahead()
 
     def auth(self) -> TokenAuth:
         """Return an auth object for requests: a bearer header, and one retry after a 401."""
@@ -191,6 +198,7 @@ class IdentityBootstrapService:
         Whoever waits for a token gets `ServiceClosedError`. A request that is under way is left to
         end by itself.
         """
+        self._worker.reset_after_fork()
         self._cache.close(self._closed())
         self._worker.retire(_CLOSE_TIMEOUT)
         self._worker.note_state()
@@ -229,10 +237,24 @@ class IdentityBootstrapService:
 
     def _outcome(self, seconds: float) -> str | Failure | None:
         deadline = self._deadline(seconds)
-        attended = self._worker.ensure_running()
-        if not attended:
-            self._worker.step(deadline)
-        return self._cache.get(deadline, attended=attended)
+        with self._attendance() as attended:
+            if not attended:
+                self._worker.step(deadline)
+            return self._cache.get(deadline, attended=attended)
+
+    def _work_ahead(self) -> None:
+        """Let the worker begin though nobody waits; but not where processes are forked from."""
+        if not uwsgi.is_master():
+            self._worker.ensure_running()
+
+    @contextmanager
+    def _attendance(self) -> Generator[bool, None, None]:
+        """Have the worker running for those who wait; tell whether a thread could be started."""
+        try:
+            yield self._worker.ensure_running()
+        finally:
+            if uwsgi.is_master():
+                self._worker.retire(_CLOSE_TIMEOUT)
 
     def _deadline(self, seconds: float) -> float:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
@@ -273,10 +295,6 @@ class IdentityBootstrapService:
             f"the service {self._config.service_name!r} was closed; make another one"
         )
 
-    def _reset_after_fork(self) -> None:
-        self._cache.reset_after_fork()
-        self._worker.reset_after_fork()
-
 
 def _source(config: IdentityBootstrapConfig, clock: Clock, report: Reporter) -> TokenSource:
     credentials = config.preconfigured_credentials
@@ -288,9 +306,9 @@ def _source(config: IdentityBootstrapConfig, clock: Clock, report: Reporter) -> 
 _services: weakref.WeakSet[IdentityBootstrapService] = weakref.WeakSet()
 
 
-def _reset_services_after_fork() -> None:
+def _after_fork() -> None:
     for service in list(_services):
-        service._reset_after_fork()
+        service._worker.note_fork()
 
 
 def _retire_workers_at_exit() -> None:
@@ -299,5 +317,5 @@ def _retire_workers_at_exit() -> None:
         service._report.muted = not service._worker.retire(_EXIT_TIMEOUT)
 
 
-os.register_at_fork(after_in_child=_reset_services_after_fork)
+os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_retire_workers_at_exit)

@@ -264,13 +264,17 @@ class TokenCache:
     def attract_attention(self) -> None:
         """Send the next caller past the fast path, so that it finds the worker gone."""
         with self._outcome:
-            self.snapshot = evolve(self.snapshot, serve_until=-math.inf)
+            self.end_lease()
+
+    def end_lease(self) -> None:
+        """Send the next caller past the fast path; without the lock, for one who is alone."""
+        self.snapshot = evolve(self.snapshot, serve_until=-math.inf)
 
     def reset_after_fork(self) -> None:
         """In a child: the lock may be held and the attempt made by threads that are not here."""
         self._make_lock()
         self._flight = None
-        self.attract_attention()
+        self.end_lease()
 
     # --- what both ask ---
 

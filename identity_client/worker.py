@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import traceback
 
@@ -51,6 +52,8 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._shift: object = None
         self._start_lock = threading.Lock()
+        self._pid = os.getpid()
+        self._resets: dict[int, threading.Lock] = {}
 
     @property
     def state(self) -> ServiceState:
@@ -65,6 +68,7 @@ class Worker:
 
     def ensure_running(self) -> bool:
         """Start the thread unless it runs; return False where no thread can be started."""
+        self.reset_after_fork()
         thread = self._thread
         if thread is not None and thread.is_alive():
             return True
@@ -96,6 +100,7 @@ class Worker:
 
     def retire(self, timeout: float = 0.0) -> bool:
         """Let the thread end, wait up to ``timeout`` seconds for it, and return whether it has."""
+        self.reset_after_fork()
         thread, self._thread, self._shift = self._thread, None, None
         self._cache.wake()
         if thread is None or thread.ident == threading.get_ident():
@@ -104,10 +109,26 @@ class Worker:
             thread.join(timeout)
         return not thread.is_alive()
 
+    def note_fork(self) -> None:
+        """In a child: send the next caller to `reset_after_fork`."""
+        self._pid = 0
+        self._cache.end_lease()
+
     def reset_after_fork(self) -> None:
-        """In a child: threads do not survive a fork, and what they held stays locked."""
-        self._start_lock = threading.Lock()
-        self._thread = self._shift = None
+        """In a child: begin anew, as threads do not survive a fork and what they held stays locked.
+
+        For whoever is about to take a lock. It looks for itself, as uWSGI calls no hook, and what a
+        hook would make gevent could not patch any more in the workers that gunicorn forks for it.
+        """
+        pid = os.getpid()
+        if self._pid == pid:
+            return
+        with self._resets.setdefault(pid, threading.Lock()):  # several threads may come first
+            if self._pid != pid:
+                self._start_lock = threading.Lock()
+                self._thread = self._shift = None
+                self._cache.reset_after_fork()
+                self._pid = pid
 
     def note_state(self) -> None:
         """Report the state if it is another than was reported last."""

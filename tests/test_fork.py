@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import pytest
 from conftest import INTERNAL_TOKEN, MakeService
 from support.processes import run
@@ -13,8 +16,8 @@ from identity_client.server import IdentityServer
 CHILD = """
 import warnings
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
-def child(service, seconds=5):
-    pid = os.fork()
+def child(service, seconds=5, fork=os.fork):
+    pid = fork()
     if pid:
         return pid
     status = 1
@@ -60,11 +63,19 @@ def test_a_child_gets_a_token(prepare: str, requests_per_child: int, api: Identi
     assert api.backend.requests["token"] <= 2 + 5 * requests_per_child
 
 
-def test_200_forks_in_a_row_while_the_lock_is_held(api: IdentityServer) -> None:
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param("", id="and the hook tells of them"),
+        pytest.param("bootstrap._services.clear()", id="and no hook tells of them"),
+    ],
+)
+def test_200_forks_in_a_row_while_the_lock_is_held(told: str, api: IdentityServer) -> None:
     done = run(
         CHILD
+        + "from identity_client import bootstrap\nservice = make(url)\n"
+        + told
         + """
-service = make(url)
 service.get_access_token()
 stopped = False
 def busy():
@@ -93,6 +104,27 @@ print(set(outcomes), held > 20)
         timeout=110,
     )
     assert (done.status, done.out.strip(), done.err) == (0, "{0} True", "")
+
+
+def test_forks_that_python_does_not_know_of(api: IdentityServer) -> None:
+    # As uWSGI forks: not with os.fork(), but from a process in which no other thread is left.
+    done = run(
+        CHILD
+        + """
+import ctypes, types
+master = os.getpid()
+sys.modules["uwsgi"] = types.SimpleNamespace(has_threads=1, masterpid=lambda: master)
+fork = ctypes.PyDLL(None).fork
+service = make(url)
+token = service.get_access_token()
+outcomes = [reap(child(service, fork=fork)) for _ in range(5)]
+service.invalidate_token(token)
+outcomes += [reap(child(service, fork=fork)) for _ in range(5)]
+print(outcomes)
+""",
+        api.url,
+    )
+    assert (done.status, done.out.strip(), done.err) == (0, str([0] * 10), "")
 
 
 def test_forks_while_a_refresh_is_in_flight(api: IdentityServer) -> None:
@@ -215,8 +247,7 @@ def test_what_happens_in_a_child_after_a_fork(
     service = make_service(api)
     token = service.get_access_token()
     thread, left_behind = service._worker._thread, service._cache._work
-    bootstrap._reset_services_after_fork()
-    assert service._worker._thread is None
+    bootstrap._after_fork()
     assert service.get_access_token() == token
     assert service._worker._thread is not thread
     assert service.status().state is ServiceState.READY
@@ -226,6 +257,39 @@ def test_what_happens_in_a_child_after_a_fork(
         left_behind.notify_all()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_threads_that_find_out_about_a_fork_together_begin_anew_once(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    service.get_access_token()
+    entrance = Entrance()
+    service._worker._resets[os.getpid()] = entrance  # type: ignore[assignment]  # it is used as one
+    bootstrap._after_fork()
+    late = threading.Thread(target=service.get_access_token)
+    with entrance.lock:
+        late.start()
+        assert entrance.somebody_came.wait(5)
+        service._worker._pid = os.getpid()  # as who came first leaves it
+        condition = service._cache._work
+    late.join(5)
+    assert service._cache._work is condition
+
+
+class Entrance:
+    """A lock that tells when somebody is about to take it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.somebody_came = threading.Event()
+
+    def __enter__(self) -> None:
+        self.somebody_came.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
 
 
 def test_a_session_is_replaced_in_another_process(
