@@ -306,6 +306,11 @@ def _source(config: IdentityBootstrapConfig, clock: Clock, report: Reporter) -> 
 _services: weakref.WeakSet[IdentityBootstrapService] = weakref.WeakSet()
 
 
+def _before_fork() -> None:
+    for service in list(_services):
+        service._worker.rest_before_fork(_CLOSE_TIMEOUT)
+
+
 def _after_fork() -> None:
     for service in list(_services):
         service._worker.note_fork()
@@ -317,5 +322,5 @@ def _retire_workers_at_exit() -> None:
         service._report.muted = not service._worker.retire(_EXIT_TIMEOUT)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 atexit.register(_retire_workers_at_exit)

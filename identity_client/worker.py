@@ -109,6 +109,15 @@ class Worker:
             thread.join(timeout)
         return not thread.is_alive()
 
+    def rest_before_fork(self, timeout: float) -> None:
+        """End the thread, for now, if it is a greenlet: that would go on in the child as well.
+
+        It would use the parent's connections there and the parent's lock on the credential store.
+        """
+        thread = self._thread
+        if thread is not None and thread.native_id == threading.get_native_id():
+            self.retire(timeout)
+
     def note_fork(self) -> None:
         """In a child: send the next caller to `reset_after_fork`."""
         self._pid = 0

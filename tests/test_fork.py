@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import pytest
 from conftest import INTERNAL_TOKEN, MakeService
@@ -257,6 +258,21 @@ def test_what_happens_in_a_child_after_a_fork(
         left_behind.notify_all()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_greenlet_rests_while_its_process_forks(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    token = service.get_access_token()
+    thread: Any = service._worker._thread
+    bootstrap._before_fork()
+    assert thread.is_alive()
+    thread._native_id = threading.get_native_id()  # as gevent's are, all in one thread
+    bootstrap._before_fork()
+    assert not thread.is_alive()
+    service.invalidate_token(token)
+    assert service.get_access_token() != token
 
 
 def test_threads_that_find_out_about_a_fork_together_begin_anew_once(
