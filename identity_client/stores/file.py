@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from attrs import evolve
 from filelock import FileLock, Timeout
 
-from ..errors import ConfigurationError, CredentialStoreError
+from ..errors import ConfigurationError, CredentialStoreError, sealed
 from ..models import StoredCredentials
 from .document import Documents
 
@@ -32,7 +32,7 @@ class FileStore:
         service_name: str,
         identity_api_url: str,
         key: str | None = None,
-        timeout: float = 10.0,  # noqa: ARG002  # a lock without a lease
+        timeout: float = 10.0,  # noqa: ARG002  # there is no lease
     ) -> None:
         parts = urlsplit(url)
         if parts.netloc or not parts.path.startswith("/") or parts.path.endswith("/"):
@@ -49,6 +49,7 @@ class FileStore:
     def __str__(self) -> str:
         return f"the file {self._path}"
 
+    @sealed
     def load(self) -> StoredCredentials:
         with self._telling("read"):
             try:

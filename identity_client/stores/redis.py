@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from ..errors import ConfigurationError, CredentialStoreError
+from ..errors import ConfigurationError, CredentialStoreError, sealed
 from ..models import StoredCredentials
 from .document import Documents
 
@@ -76,6 +76,7 @@ class RedisStore:
         parts = urlsplit(self._url)
         return f"the store at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
+    @sealed
     def load(self) -> StoredCredentials:
         with self._telling():
             version, document = self._connect().hmget(self._key, "version", "document")

@@ -39,9 +39,7 @@ class CountingBackend(EmbeddedBackend):
 
 def tokens_of(replies: list[Reply], api: IdentityServer) -> list[str]:
     """Return the tokens, all of which the server's keys have signed and have not expired."""
-    keys = KeySet.import_key_set(
-        requests.get(f"{api.url}{CERTS_PATH}", timeout=5).json()
-    )
+    keys = KeySet.import_key_set(requests.get(f"{api.url}{CERTS_PATH}", timeout=5).json())
     tokens = []
     for reply in replies:
         assert "token" in reply, reply
