@@ -6,6 +6,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from attrs import evolve
@@ -64,7 +65,7 @@ class FileStore:
     @contextmanager
     def lock(self, timeout: float) -> Generator[None, None, None]:
         # A new one each time: a lock that a forked child inherits is its parent's.
-        lock = FileLock(f"{self._path}.lock", mode=0o600, thread_local=False)
+        lock: Any = FileLock(f"{self._path}.lock", mode=0o600, thread_local=False)
         with self._telling("locked"):
             try:
                 lock.acquire(timeout=timeout, poll_interval=_POLL)

@@ -68,7 +68,7 @@ store: CredentialStore = open_store(
 try:
     with store.lock(10):
         stored: StoredCredentials = store.save(store.load())
+        found: ServiceCredentials | None = stored.credentials
 except CredentialStoreError as store_error:
     print(store_error.message)
-found: ServiceCredentials | None = stored.credentials
 store.close()
