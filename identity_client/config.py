@@ -201,7 +201,8 @@ class IdentityBootstrapConfig(Value):
         max_retry_delay: the longest pause, not below ``base_retry_delay``.
         request_timeout: what one HTTP request may take in all, above 0.
         token_timeout: what ``get_access_token()`` waits at most unless told otherwise, above 0.
-        refresh_ratio: the part of a token's lifetime after which it is replaced, between 0 and 1.
+        refresh_ratio: the part of a token's lifetime, between 0 and 1, after which it is replaced;
+            by chance somewhat before, so that replicas do not refresh in step.
         allow_secret_regeneration: whether registration may replace the secret of a service that
             exists when nothing else gives one. The old secret stops working for all replicas.
         credential_store: where processes share credentials, as a URL that `open_store` knows;
