@@ -133,9 +133,16 @@ def _setting(
     return field(
         default=default,
         repr=not secret,
-        validator=attrs.validators.optional(check) if default is None else check,
-        metadata={"env": env, "read": read, "secret": secret},
+        metadata={"env": env, "read": read, "secret": secret, "check": check},
     )
+
+
+def _check_all(settings: Any) -> None:
+    # Not by attrs' validators: to compile the calls of so many shows in the time of the import.
+    for setting in attrs.fields(cast(Any, type(settings))):
+        value = getattr(settings, setting.name)
+        if value is not None or setting.default is not None:
+            setting.metadata["check"](settings, setting, value)
 
 
 def _read_flag(text: str) -> bool:
@@ -176,6 +183,9 @@ class IdentityApiClientOptions(Value):
     timeout: float = _setting(None, _seconds, 10.0)
     ca_bundle: str | None = _setting(None, _text, None)
     client_cert: str | tuple[str, str] | None = _setting(None, _certificate, None)
+
+    def __attrs_post_init__(self) -> None:
+        _check_all(self)
 
 
 @_sealed_init
@@ -257,6 +267,7 @@ class IdentityBootstrapConfig(Value):
     )
 
     def __attrs_post_init__(self) -> None:
+        _check_all(self)
         fields = attrs.fields_dict(type(self))
         if self.client_secret is None and self.client_secret_file is not None:
             object.__setattr__(self, "client_secret", self.read_client_secret())
