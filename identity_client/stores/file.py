@@ -63,7 +63,10 @@ class FileStore:
     @contextmanager
     def lock(self, timeout: float) -> Generator[None, None, None]:
         # A new one each time: a lock that a forked child inherits is its parent's.
-        lock = FileLock(f"{self._path}.lock", mode=0o600, thread_local=False)
+        # And none made of files that stay when their process dies, where the system has no locks.
+        lock = FileLock(
+            f"{self._path}.lock", mode=0o600, thread_local=False, fallback_to_soft=False
+        )
         with self._telling("locked"):
             try:
                 lock.acquire(timeout=timeout, poll_interval=_POLL)
