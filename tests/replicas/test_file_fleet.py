@@ -11,8 +11,6 @@ from support.fleet import FleetContract, MakeReplicas, figures
 
 from identity_client.server import IdentityServer
 
-pytestmark = pytest.mark.slow
-
 
 class TestFileFleet(FleetContract):
     @pytest.fixture
