@@ -110,7 +110,7 @@ def import_time() -> float:
     """
     floor, ours = "import requests, attrs, cattrs, backoff", "import identity_client"
     pairs = [(_time_import(floor), _time_import(ours)) for _ in range(IMPORTS + 1)][1:]
-    least, mine = (min(column) for column in zip(*pairs, strict=True))
+    least, mine = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
     print(
         f"import identity_client: {mine:.1f} ms, its dependencies {least:.1f} ms, "
         f"ratio {mine / least:.3f} (limit {IMPORT_LIMIT})"
