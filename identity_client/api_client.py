@@ -27,6 +27,7 @@ from .models import (
     RegisterServiceResponse,
     ServiceCredentials,
     ServiceType,
+    Value,
     VerifyMembershipParams,
     VerifyMembershipResponse,
 )
@@ -35,8 +36,8 @@ from .retry import parse_retry_after
 _T = TypeVar("_T")
 
 
-@frozen(kw_only=True, eq=False)
-class Endpoints:
+@frozen(kw_only=True, eq=False, repr=False)
+class Endpoints(Value):
     """The paths of identity-api, for one that has them elsewhere.
 
     Attributes:

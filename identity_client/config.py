@@ -133,9 +133,16 @@ def _setting(
     return field(
         default=default,
         repr=not secret,
-        validator=attrs.validators.optional(check) if default is None else check,
-        metadata={"env": env, "read": read, "secret": secret},
+        metadata={"env": env, "read": read, "secret": secret, "check": check},
     )
+
+
+def _check_all(settings: Any) -> None:
+    # Not by attrs' validators: to compile the calls of so many shows in the time of the import.
+    for setting in attrs.fields(cast(Any, type(settings))):
+        value = getattr(settings, setting.name)
+        if value is not None or setting.default is not None:
+            setting.metadata["check"](settings, setting, value)
 
 
 def _read_flag(text: str) -> bool:
@@ -177,6 +184,9 @@ class IdentityApiClientOptions(Value):
     ca_bundle: str | None = _setting(None, _text, None)
     client_cert: str | tuple[str, str] | None = _setting(None, _certificate, None)
 
+    def __attrs_post_init__(self) -> None:
+        _check_all(self)
+
 
 @_sealed_init
 @frozen(kw_only=True, eq=False, repr=False)
@@ -201,7 +211,8 @@ class IdentityBootstrapConfig(Value):
         max_retry_delay: the longest pause, not below ``base_retry_delay``.
         request_timeout: what one HTTP request may take in all, above 0.
         token_timeout: what ``get_access_token()`` waits at most unless told otherwise, above 0.
-        refresh_ratio: the part of a token's lifetime after which it is replaced, between 0 and 1.
+        refresh_ratio: the part of a token's lifetime, between 0 and 1, after which it is replaced;
+            by chance somewhat before, so that replicas do not refresh in step.
         allow_secret_regeneration: whether registration may replace the secret of a service that
             exists when nothing else gives one. The old secret stops working for all replicas.
         credential_store: where processes share credentials, as a URL that `open_store` knows;
@@ -256,6 +267,7 @@ class IdentityBootstrapConfig(Value):
     )
 
     def __attrs_post_init__(self) -> None:
+        _check_all(self)
         fields = attrs.fields_dict(type(self))
         if self.client_secret is None and self.client_secret_file is not None:
             object.__setattr__(self, "client_secret", self.read_client_secret())

@@ -12,8 +12,7 @@ import backoff
 class Backoff:
     """Pauses between attempts: doubling from ``base`` up to ``cap``, with equal jitter.
 
-    Each pause is drawn between half of the scheduled delay and the whole of it. The wait itself
-    is not done here: it happens where ``close()`` can end it.
+    The wait itself is not done here: it happens where ``close()`` can end it.
     """
 
     def __init__(self, base: float, cap: float) -> None:
@@ -26,9 +25,20 @@ class Backoff:
 
 
 def equal_jitter(delay: float) -> float:
-    """Draw a pause between half of a delay and the whole of it, in seconds."""
+    """Draw between half of a delay and the whole of it."""
     half = delay / 2
     return half + backoff.full_jitter(half)
+
+
+def pause_asked_for(retry_after: float, cap: float) -> float:
+    """Draw the pause that a Retry-After asks for, so that not all come back in the same second.
+
+    It is not shorter than asked for, and up to half as long again, within ``cap``. Who is asked to
+    stay away for longer than ``cap`` comes back within it all the same.
+    """
+    if retry_after >= cap:
+        return equal_jitter(cap)
+    return retry_after + backoff.full_jitter(min(retry_after / 2, cap - retry_after))
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:

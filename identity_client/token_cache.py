@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable
 
+import backoff
 from attrs import evolve, frozen
 
 from .clock import Clock
@@ -20,6 +21,12 @@ from .models import AccessToken
 # The fast path looks at the monotonic clock only, which may stand still while the machine sleeps.
 # So it serves this many seconds at most before a caller or the worker looks at both clocks again.
 LEASE = 15.0
+
+# The part of the time to the refresh that is left to chance, so that a fleet does not refresh in
+# step. A token that replaces none may be one of many that were issued in the same second (a boot,
+# the end of an outage, revoked keys): its refresh is spread wide, and the next ones drift on.
+SPREAD = 0.1
+SPREAD_OF_FIRST = 0.5
 
 
 @frozen(eq=False, repr=False)
@@ -35,19 +42,22 @@ class Snapshot:
     serve_until: float = -math.inf  # monotonic; the only thing that the fast path compares
 
     @classmethod
-    def of(cls, token: AccessToken, refresh_ratio: float) -> Snapshot:
+    def of(cls, token: AccessToken, refresh_ratio: float, *, replaces_one: bool = True) -> Snapshot:
         """Draw the two lines of a lifetime: when it is due, and when it may not be served any more.
 
-        Both are fractions, so that a token of any lifetime is served before it is replaced.
+        Both are fractions, so that a token of any lifetime is served before it is replaced. It is
+        due at ``refresh_ratio`` at the latest, and before by chance: a little if it replaces one.
         """
         lifetime = token.expires_in
         usable_for = lifetime - min(10.0, 0.05 * lifetime)
+        due = min(refresh_ratio * lifetime, usable_for)
+        spread = SPREAD if replaces_one else SPREAD_OF_FIRST
         return cls(
             value=token.value,
             requested_at=token.requested_at,
             requested_at_wall=token.requested_at_wall,
             lifetime=lifetime,
-            fresh_for=min(refresh_ratio * lifetime, usable_for),
+            fresh_for=due - backoff.full_jitter(spread * due),
             usable_for=usable_for,
         )
 

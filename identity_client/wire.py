@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import attrs
@@ -63,7 +64,7 @@ def _strings(value: object, _: object) -> tuple[str, ...]:
 
 def _structure_factory(cls: type) -> Any:
     renames = {a.name: override(rename=_camel_case(a.name)) for a in attrs.fields(cls)}
-    return make_dict_structure_fn(cls, _converter, **renames)  # type: ignore[arg-type]  # cattrs types its overrides as flags
+    return make_dict_structure_fn(cls, _converter(), **renames)  # type: ignore[arg-type]  # cattrs types its overrides as flags
 
 
 def _unstructure_factory(cls: type) -> Any:
@@ -71,22 +72,25 @@ def _unstructure_factory(cls: type) -> Any:
         a.name: override(rename=_camel_case(a.name), omit_if_default=a.default is None)
         for a in attrs.fields(cls)
     }
-    return make_dict_unstructure_fn(cls, _converter, **renames)  # type: ignore[arg-type]  # as above
+    return make_dict_unstructure_fn(cls, _converter(), **renames)  # type: ignore[arg-type]  # as above
 
 
-_converter = cattrs.BaseConverter()
-_converter.register_structure_hook(str, _string)
-_converter.register_structure_hook(bool, _boolean)
-_converter.register_structure_hook(int, _integer)
-_converter.register_structure_hook(float, _number)
-_converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _strings)
-_converter.register_structure_hook_factory(attrs.has, _structure_factory)
-_converter.register_unstructure_hook_factory(attrs.has, _unstructure_factory)
+@cache
+def _converter() -> cattrs.BaseConverter:
+    converter = cattrs.BaseConverter()
+    converter.register_structure_hook(str, _string)
+    converter.register_structure_hook(bool, _boolean)
+    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _strings)
+    converter.register_structure_hook_factory(attrs.has, _structure_factory)
+    converter.register_unstructure_hook_factory(attrs.has, _unstructure_factory)
+    return converter
 
 
 def to_wire(value: Any) -> dict[str, Any]:
     """Return the JSON object of a value, in camelCase and without members that are None."""
-    document: dict[str, Any] = _converter.unstructure(value)
+    document: dict[str, Any] = _converter().unstructure(value)
     return document
 
 
@@ -97,7 +101,7 @@ def from_wire(document: object, cls: type[_T]) -> _T:
         WireError: the document is no object, or a member is missing or of another type.
     """
     try:
-        return _converter.structure(as_object(document), cls)
+        return _converter().structure(as_object(document), cls)
     except cattrs.ClassValidationError as error:
         problem = _problem(error)
     raise WireError(problem)

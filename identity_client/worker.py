@@ -12,7 +12,7 @@ from .clock import Clock
 from .config import IdentityBootstrapConfig
 from .errors import IdentityError, RegistrationError, RemoteError, TokenEndpointError, replica
 from .events import EventKind, Reporter, ServiceState
-from .retry import Backoff
+from .retry import Backoff, pause_asked_for
 from .token_cache import Flight, Snapshot, TokenCache
 from .token_source import TokenSource
 
@@ -161,7 +161,8 @@ class Worker:
     def _attempt(self, flight: Flight, deadline: float = math.inf) -> None:
         try:
             token = self._source.obtain(deadline)
-            snapshot = Snapshot.of(token, self._config.refresh_ratio)
+            replaces_one = self._cache.usable_seconds() > 0
+            snapshot = Snapshot.of(token, self._config.refresh_ratio, replaces_one=replaces_one)
             if snapshot.age(self._clock) >= snapshot.usable_for:
                 raise TokenEndpointError(
                     f"the token endpoint issued a token for {snapshot.lifetime:g} s, which had "
@@ -229,7 +230,8 @@ class Worker:
                 base, cap = min(base, usable / 8), min(cap, usable / 2)
             self._pauses = Backoff(base, cap)
         retry_after = error.retry_after if isinstance(error, RemoteError) else None
-        return max(self._pauses.next(), min(retry_after or 0.0, self._config.max_retry_delay))
+        asked_for = pause_asked_for(retry_after or 0.0, self._config.max_retry_delay)
+        return max(self._pauses.next(), asked_for)
 
 
 def _unexpected(error: BaseException, what: str) -> str:

@@ -35,6 +35,7 @@ class Issued:
     def __init__(self, value: str, at: float, at_wall: float, lifetime: float, era: int) -> None:
         self.value, self.at, self.at_wall = value, at, at_wall
         self.lifetime, self.era = lifetime, era
+        self.due_at_age = 0.9 * lifetime
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -73,7 +74,7 @@ class CacheMachine(RuleBasedStateMachine):
         if self.retry_at is not None:
             return self.clock.monotonic() >= self.retry_at
         issued = self.current
-        return self.forced or issued is None or self.age(issued) >= 0.9 * issued.lifetime
+        return self.forced or issued is None or self.age(issued) >= issued.due_at_age
 
     # --- what can happen ---
 
@@ -130,6 +131,8 @@ class CacheMachine(RuleBasedStateMachine):
             value=issued.value, expires_in=lifetime, requested_at=at, requested_at_wall=at_wall
         )
         snapshot = Snapshot.of(token, 0.9)
+        assert 0.81 * lifetime <= snapshot.fresh_for <= 0.9 * lifetime
+        issued.due_at_age = snapshot.fresh_for
         published = self.cache.publish(self.flight, snapshot)
         assert published is (era == self.era)
         self.flight = None

@@ -466,7 +466,7 @@ def test_the_help_names_every_command(run: Run, option: str) -> None:
     result = run(option)
     assert result.exit_code == 0
     assert isinstance(cli, click.Group)
-    assert set(cli.commands) == {"token", "wait", "status", "serve", "demo"}
+    assert set(cli.commands) == {"token", "wait", "status", "credentials", "serve", "demo"}
     for name in cli.commands:
         assert re.search(rf"^  {name} +\w", result.stdout, re.MULTILINE)
         assert run(name, option).exit_code == 0

@@ -1,38 +1,54 @@
-"""Replicas on one machine that share a file, and, beside them, those that share nothing."""
+"""A small fleet in the simulation: what came in step goes on out of step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fleet import FleetContract, MakeReplicas, figures
 
-from identity_client.server import IdentityServer
+SIMULATION = Path(__file__).parents[1] / "benchmarks" / "fleet.py"
+REPLICAS = 500
+EVEN_PACE = REPLICAS / 270
 
-pytestmark = pytest.mark.slow
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Any]:
+    """What was seen, by scenario, without and with jitter."""
+    done = subprocess.run(
+        [sys.executable, str(SIMULATION), "--replicas", str(REPLICAS), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path_factory.mktemp("fleet"),
+    )
+    return {(run["scenario"], run["jitter"]): run for run in json.loads(done.stdout)}
 
 
-class TestFileFleet(FleetContract):
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> Path:
-        return tmp_path / "credentials.json"
+@pytest.mark.parametrize(
+    ("scenario", "phase", "at_most"),
+    [
+        pytest.param("boot", "minutes 2 to 15", 8 * EVEN_PACE, id="the refreshes after a boot"),
+        pytest.param("boot", "minutes 16 to 40", 8 * EVEN_PACE, id="and the later ones"),
+        pytest.param("outage", "the outage", 0.2 * REPLICAS, id="retries while nobody answers"),
+        pytest.param("outage", "6 minutes after it", 8 * EVEN_PACE, id="the return from an outage"),
+        pytest.param("overload", "up to minute 4", 0.2 * REPLICAS, id="the end of a Retry-After"),
+        pytest.param("overload", "the rest", 8 * EVEN_PACE, id="and the refreshes after it"),
+    ],
+)
+def test_a_fleet_that_was_in_step_does_not_stay_in_step(
+    runs: dict[tuple[str, bool], Any], scenario: str, phase: str, at_most: float
+) -> None:
+    assert runs[scenario, False]["peaks"][phase] > 0.5 * REPLICAS
+    assert runs[scenario, True]["peaks"][phase] < at_most
 
-    @pytest.fixture
-    def url(self, path: Path) -> str:
-        return f"file://{path}"
 
-    @pytest.fixture
-    def empty(self, path: Path) -> Callable[[], object]:
-        return lambda: path.unlink(missing_ok=True)
-
-    def test_those_that_share_nothing_take_each_others_secret_away(
-        self, api: IdentityServer, replicas: MakeReplicas
-    ) -> None:
-        backend: Any = api.backend
-        replies = replicas(64, credential_store="memory:").do("token", timeout=5)
-        served = sum("token" in reply for reply in replies)
-        print(f"\n64 replicas on memory:, new: {served} tokens, {figures(api)}")
-        assert served < 64
-        assert backend.secrets_made > 1
+def test_jitter_costs_few_requests_and_keeps_nobody_waiting_beyond_the_longest_pause(
+    runs: dict[tuple[str, bool], Any],
+) -> None:
+    assert runs["boot", True]["total"] < 1.15 * runs["boot", False]["total"]
+    assert runs["boot", True]["all_served_after"] <= 1
+    assert runs["outage", True]["all_served_after"] <= 300

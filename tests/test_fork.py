@@ -147,7 +147,7 @@ print(outcomes, service._cache.in_flight or service.wait_for_ready(5))
 
 
 def test_a_child_refreshes_by_itself_once_it_was_asked(api: IdentityServer) -> None:
-    api.backend.change(token_lifetime=1.0)
+    api.backend.change(token_lifetime=2.0)
     done = run(
         CHILD
         + """

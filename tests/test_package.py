@@ -22,7 +22,8 @@ DOCUMENTED = """
     AccessToken Endpoints EventKind ServiceEvent ServiceState ServiceStatus TokenAuth RemoteError
     IdentityError ConfigurationError IdentityApiError IdentityApiConnectionError IdentityApiTimeout
     InvalidResponseError SecretNotReturnedError TokenEndpointError InvalidClientError
-    RegistrationError NotReadyError ServiceClosedError __version__
+    RegistrationError NotReadyError ServiceClosedError CredentialStore CredentialStoreError
+    StoredCredentials open_store __version__
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from identity_client.retry import Backoff, parse_retry_after
+from identity_client.retry import Backoff, equal_jitter, parse_retry_after, pause_asked_for
 
 NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
 
@@ -19,6 +19,32 @@ def test_pauses_double_up_to_the_cap_each_between_half_and_whole() -> None:
 
 def test_pauses_are_drawn_anew_each_time() -> None:
     assert len({Backoff(5.0, 300.0).next() for _ in range(50)}) > 40
+
+
+def test_equal_jitter_draws_between_half_and_whole() -> None:
+    drawn = sorted(equal_jitter(8.0) for _ in range(400))
+    assert 4 <= drawn[0] < 4.2
+    assert 7.8 < drawn[-1] <= 8
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "least", "most"),
+    [
+        pytest.param(0, 0, 0, id="nothing asked for"),
+        pytest.param(30, 30, 45, id="up to half as long again"),
+        pytest.param(200, 200, 300, id="as much as there is room for"),
+        pytest.param(280, 280, 300, id="within the cap"),
+        pytest.param(300, 150, 300, id="the cap itself: before it"),
+        pytest.param(86400, 150, 300, id="a day: the cap"),
+    ],
+)
+def test_what_a_server_asks_for_is_honoured_and_spread(
+    retry_after: float, least: float, most: float
+) -> None:
+    drawn = sorted(pause_asked_for(retry_after, 300.0) for _ in range(400))
+    margin = (most - least) / 20
+    assert least <= drawn[0] <= least + margin
+    assert most - margin <= drawn[-1] <= most
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 from conftest import MakeService, registered
+from cryptography.fernet import Fernet
 from support import hostile
 from support.canned import Canned, CannedServer, reply, token_reply
 
@@ -25,6 +27,8 @@ from identity_client import (
     IdentityBootstrapService,
     IdentityError,
     ServiceCredentials,
+    StoredCredentials,
+    open_store,
 )
 
 INTERNAL = "canary-internal-token"
@@ -97,6 +101,34 @@ def _service(url: str, **settings: Any) -> IdentityBootstrapService:
             **settings,
         )
     )
+
+
+def test_a_store_shows_no_secret(tmp_path: Path, watch: Watch) -> None:
+    url = f"file://{tmp_path}/store"
+    places: dict[str, Any] = {"service_name": "orders", "identity_api_url": "http://api"}
+    store = open_store(url, **places, key=None)
+    known = ServiceCredentials(client_id="orders", client_secret=CLIENT, token_endpoint="http://t")
+    with store.lock(1):
+        stored = store.save(StoredCredentials(credentials=known))
+    encrypting = open_store(url, **places, key=Fernet.generate_key().decode())
+    calls: list[Callable[[], object]] = [
+        open_store(url, service_name="billing", identity_api_url="http://api").load,
+        lambda: store.save(stored),
+        lambda: open_store(f"vault://:{INTERNAL}@host", **places),
+        lambda: open_store(f"redis://:{INTERNAL}@host:port", **places),
+        lambda: open_store(url, **places, key=INTERNAL),
+    ]
+    for call in calls:
+        with pytest.raises(IdentityError) as caught:
+            call()
+        watch.see_error(caught.value)
+    with encrypting.lock(1):
+        encrypting.save(encrypting.load())
+    with pytest.raises(IdentityError) as caught:
+        store.load()
+    watch.see_error(caught.value)
+    watch.see("what is shown of it", f"{store!r} {store} {stored!r}")
+    watch.see("an encrypted file", (tmp_path / "store").read_text())
 
 
 @pytest.mark.parametrize("auth_method", ["client_secret_post", "client_secret_basic"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from attrs import evolve
 from conftest import MakeService
 from support.canned import CannedServer
+from support.processes import run
 from test_registration import REJECTED, Scripted, existing, wait_for
 
 from identity_client import (
@@ -438,6 +440,31 @@ def test_a_file_that_cannot_be_read_is_told_and_rotates_nothing(
     aside.rename(path)
     assert second.wait_for_ready(5)
     assert api.backend.requests["register"] == 1
+
+
+FULL_DISK = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+service = make(url, credential_store=sys.argv[2])
+try:
+    service.get_access_token(0.3)
+except NotReadyError as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(service.wait_for_ready(10))
+service.close()
+"""
+
+
+def test_a_full_disk_is_told_before_there_is_a_secret_to_lose(
+    api: IdentityServer, path: Path
+) -> None:
+    done = run(FULL_DISK, api.url, f"file://{path}")
+    assert f"the file {path} cannot be written: file too large" in done.out
+    assert done.out.endswith("True\n")
+    assert api.backend.requests["register"] == 1
+    assert json.loads(path.read_text())["credentials"]["clientId"] == "orders"
 
 
 # --- the hint ---

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import stat
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +250,17 @@ def test_a_full_disk_leaves_what_was_stored(url: str, path: Path) -> None:
     assert save(store, "newer").version == 2
 
 
+def test_a_file_system_without_locks_is_a_clear_error(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+    with pytest.raises(CredentialStoreError, match="cannot be locked: function not implemented"):
+        save(store_at(url))
+
+
 def test_what_a_killed_writer_left_behind_is_replaced(url: str, path: Path) -> None:
     path.with_name(f"{path.name}.tmp").write_text("{")
     saved = save(store_at(url))
@@ -280,6 +297,99 @@ def test_a_writer_that_is_killed_at_any_instant_leaves_a_whole_record_and_a_free
             assert stored.credentials.client_secret.endswith("x" * 5000)
             versions.append(stored.version)
     assert versions == sorted(versions)
+
+
+def _count_for_ever(url: str, folder: Path) -> None:
+    store, holder = store_at(url), folder / "holder"
+    with (folder / "saves").open("ab", buffering=0) as saves:
+        while True:
+            with store.lock(30):
+                if holder.is_symlink() and (folder / f"killed {holder.readlink()}").exists():
+                    holder.unlink()
+                holder.symlink_to(str(os.getpid()))  # fails where somebody else has the lock
+                store.save(evolve(store.load(), credentials=credentials()))
+                saves.write(b".")
+                holder.unlink()
+
+
+@pytest.mark.slow
+def test_holders_that_are_killed_at_any_instant_neither_keep_the_lock_nor_share_it(
+    url: str, tmp_path: Path
+) -> None:
+    kills, limit = 50, 0.2
+    folder = tmp_path / "witnesses"
+    folder.mkdir()
+    context = multiprocessing.get_context("fork")
+    reader = store_at(url)
+
+    def start() -> BaseProcess:
+        process = context.Process(target=_count_for_ever, args=(url, folder))
+        process.start()
+        return process
+
+    def wait_until(condition: Callable[[], bool]) -> float:
+        began = time.monotonic()
+        while not condition():
+            assert all(each.is_alive() for each in contenders), "two have held the lock"
+        return time.monotonic() - began
+
+    def kill(process: BaseProcess) -> None:
+        (folder / f"killed {process.pid}").touch()
+        process.kill()
+        process.join()
+        contenders.remove(process)
+
+    def holder() -> BaseProcess | None:
+        try:
+            pid = (folder / "holder").readlink().name
+        except FileNotFoundError:
+            return None
+        return next((each for each in contenders if str(each.pid) == pid), None)
+
+    def newer_than(version: int) -> bool:
+        return reader.load().version > version
+
+    contenders = [start() for _ in range(4)]
+    waits = []
+    try:
+        for _ in range(kills):
+            instant = time.monotonic() + random.uniform(0, 0.03)
+            victim = None
+            while victim is None or time.monotonic() < instant:
+                wait_until(lambda: holder() is not None)
+                victim = holder()
+            kill(victim)
+            waits.append(wait_until(partial(newer_than, reader.load().version)))
+            contenders.append(start())
+    finally:
+        for process in list(contenders):
+            kill(process)
+    unreported = reader.load().version - (folder / "saves").stat().st_size
+    assert 0 <= unreported <= kills + 4
+    assert sorted(waits)[-5] < limit, sorted(waits)  # a busy machine may be slow now and then
+    with reader.lock(0):
+        pass
+
+
+def test_a_child_does_not_keep_the_lock_of_a_holder_that_was_killed(url: str) -> None:
+    reading, writing = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        with store_at(url).lock(1):
+            child = os.fork()
+            if child:
+                os.write(writing, str(child).encode())
+            signal.pause()
+    child = int(os.read(reading, 20))
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    try:
+        with store_at(url).lock(0):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.close(reading)
+        os.close(writing)
 
 
 # --- encryption ---

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import wraps
 from typing import Any, NoReturn
 
@@ -26,6 +26,7 @@ from ..bootstrap import IdentityBootstrapService
 from ..config import IdentityBootstrapConfig
 from ..errors import ConfigurationError, IdentityError, NotReadyError
 from ..events import ServiceEvent, ServiceState
+from ..stores import CredentialStore, open_store
 
 FAILED, MISCONFIGURED, TOO_LATE = 1, 2, 3
 
@@ -67,13 +68,54 @@ def _service_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _store_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--store", help="The store [IDENTITY_CREDENTIAL_STORE]."),
+        click.option("--url", help="Address of identity-api [IDENTITY_API_URL]."),
+        click.option("--service-name", help="Name of the service [SERVICE_NAME]."),
+    ):
+        command = option(command)
+    return command
+
+
+def _store(store: str | None, **given: str | None) -> CredentialStore:
+    config = IdentityBootstrapConfig.from_env(**_overrides(credential_store=store, **given))
+    if config.credential_store.startswith("memory:"):
+        raise ConfigurationError(
+            "credential_store (IDENTITY_CREDENTIAL_STORE) is memory:, where nothing outlives its "
+            "process; name the store of the service, or pass --store"
+        )
+    return open_store(
+        config.credential_store,
+        service_name=config.service_name,
+        identity_api_url=config.identity_api_url or "",
+        key=config.credential_store_key,
+        timeout=config.request_timeout,
+    )
+
+
+def _overrides(*, url: str | None, service_name: str | None, **others: Any) -> dict[str, Any]:
+    given = {"identity_api_url": url, "service_name": service_name, **others}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _print_table(rows: dict[str, Any]) -> None:
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        shown = f"{value:.1f}" if isinstance(value, float) else str(getattr(value, "value", value))
+        table.add_row(name.replace("_", " "), Text("-" if value is None else shown))
+    Console().print(table)
+
+
 def _service(
     url: str | None, service_name: str | None, allow_secret_regeneration: bool
 ) -> IdentityBootstrapService:
-    given = {"identity_api_url": url, "service_name": service_name}
-    overrides: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     # A look at a service from a shell must not take the secret from those who run it.
-    overrides["allow_secret_regeneration"] = allow_secret_regeneration
+    overrides = _overrides(
+        url=url,
+        service_name=service_name,
+        allow_secret_regeneration=allow_secret_regeneration,
+    )
     return IdentityBootstrapService(IdentityBootstrapConfig.from_env(**overrides))
 
 
@@ -119,7 +161,7 @@ def cli() -> None:
 @_told
 def token(timeout: float | None, **options: Any) -> None:
     """Print an access token, and nothing else."""
-    with _closing(_service(**options)) as service, _progress(service):
+    with closing(_service(**options)) as service, _progress(service):
         value = service.get_access_token(timeout)
     click.echo(value)
 
@@ -130,7 +172,7 @@ def token(timeout: float | None, **options: Any) -> None:
 @_told
 def wait(timeout: float, **options: Any) -> None:
     """Wait until a token can be had; exit with 3 if that takes too long."""
-    with _closing(_service(**options)) as service, _progress(service):
+    with closing(_service(**options)) as service, _progress(service):
         ready = service.wait_for_ready(timeout)
         status = service.status()
     if not ready:
@@ -147,22 +189,63 @@ def wait(timeout: float, **options: Any) -> None:
 @_told
 def status(timeout: float, as_json: bool, **options: Any) -> None:
     """Try to get a token and show how that went; exit with 1 without one."""
-    with _closing(_service(**options)) as service:
+    with closing(_service(**options)) as service:
         with _progress(service):
             service.wait_for_ready(timeout)
         seen = service.status()
     if as_json:
         click.echo(json.dumps(attrs.asdict(seen)))
     else:
-        table = Table(show_header=False, box=None)
-        for name, value in attrs.asdict(seen).items():
-            shown = (
-                f"{value:.1f}" if isinstance(value, float) else str(getattr(value, "value", value))
-            )
-            table.add_row(name.replace("_", " "), Text("-" if value is None else shown))
-        Console().print(table)
+        _print_table(attrs.asdict(seen))
     if seen.state is not ServiceState.READY:
         sys.exit(FAILED)
+
+
+@cli.group()
+def credentials() -> None:
+    """Look after the credentials in the store that IDENTITY_CREDENTIAL_STORE names."""
+
+
+@credentials.command()
+@_store_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@_told
+def show(as_json: bool, **options: Any) -> None:
+    """Show what is stored, without the secret; exit with 1 when nothing is."""
+    with closing(_store(**options)) as store:
+        stored = store.load()
+    known = stored.credentials
+    if known is None:
+        _give_up(f"{store} holds no credentials", FAILED)
+    shown = {
+        "store": str(store),
+        "version": stored.version,
+        "client_id": known.client_id,
+        "client_secret": f"*** ({len(known.client_secret)} characters)",
+        "token_endpoint": known.token_endpoint,
+        "roles": ", ".join(known.roles),
+    }
+    if as_json:
+        click.echo(json.dumps({**shown, "roles": known.roles}))
+    else:
+        _print_table(shown)
+
+
+@credentials.command()
+@_store_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_told
+def clear(yes: bool, **options: Any) -> None:
+    """Forget what is stored.
+
+    Processes that run keep their credentials, and put them back. With none running, the next one
+    that starts regenerates the secret.
+    """
+    with closing(_store(**options)) as store:
+        if not yes:
+            click.confirm(f"Forget what {store} holds?", abort=True, err=True)
+        store.clear()
+    click.echo(f"{store} is empty", err=True)
 
 
 @cli.command()
@@ -218,11 +301,3 @@ def _server() -> Any:
     except ModuleNotFoundError as error:
         _give_up(f"{error.name} is missing; pip install 'identity-client[server]'", MISCONFIGURED)
     return server
-
-
-@contextmanager
-def _closing(service: IdentityBootstrapService) -> Generator[IdentityBootstrapService, None, None]:
-    try:
-        yield service
-    finally:
-        service.close()

@@ -6,12 +6,13 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from attrs import evolve
 from filelock import FileLock, Timeout
 
-from ..errors import ConfigurationError, CredentialStoreError
+from ..errors import ConfigurationError, CredentialStoreError, sealed
 from ..models import StoredCredentials
 from .document import Documents
 
@@ -32,7 +33,7 @@ class FileStore:
         service_name: str,
         identity_api_url: str,
         key: str | None = None,
-        timeout: float = 10.0,  # noqa: ARG002  # a lock without a lease
+        timeout: float = 10.0,  # noqa: ARG002  # there is no lease
     ) -> None:
         parts = urlsplit(url)
         if parts.netloc or not parts.path.startswith("/") or parts.path.endswith("/"):
@@ -41,6 +42,7 @@ class FileStore:
                 "path, such as file:///run/orders/credentials.json"
             )
         self._path = Path(unquote(parts.path))
+        self._unfinished = self._path.with_name(f"{self._path.name}.tmp")
         self._documents = Documents(
             str(self), service_name=service_name, identity_api_url=identity_api_url, key=key
         )
@@ -49,6 +51,7 @@ class FileStore:
     def __str__(self) -> str:
         return f"the file {self._path}"
 
+    @sealed
     def load(self) -> StoredCredentials:
         with self._telling("read"):
             try:
@@ -63,7 +66,10 @@ class FileStore:
     @contextmanager
     def lock(self, timeout: float) -> Generator[None, None, None]:
         # A new one each time: a lock that a forked child inherits is its parent's.
-        lock = FileLock(f"{self._path}.lock", mode=0o600, thread_local=False)
+        # And none made of files that stay when their process dies, where the system has no locks.
+        lock: Any = FileLock(
+            f"{self._path}.lock", mode=0o600, thread_local=False, fallback_to_soft=False
+        )
         with self._telling("locked"):
             try:
                 lock.acquire(timeout=timeout, poll_interval=_POLL)
@@ -84,21 +90,21 @@ class FileStore:
                 f"{self} was not written: another process has changed it meanwhile"
             )
         stored = evolve(stored, version=stored.version + 1)
-        # Only the holder of the lock writes, so what is there was left by one that died.
-        unfinished = self._path.with_name(f"{self._path.name}.tmp")
         with self._telling("written"):
-            unfinished.unlink(missing_ok=True)
-            descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # Only the holder of the lock writes, so what is there was left by one that died.
+            self._unfinished.unlink(missing_ok=True)
+            descriptor = os.open(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(self._documents.write(stored))
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(self._path)
+            self._unfinished.replace(self._path)
         return stored
 
     def clear(self) -> None:
         with self._telling("removed"):
             self._path.unlink(missing_ok=True)
+            self._unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
         pass

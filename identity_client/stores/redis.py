@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from ..errors import ConfigurationError, CredentialStoreError
+from ..errors import ConfigurationError, CredentialStoreError, sealed
 from ..models import StoredCredentials
 from .document import Documents
 
@@ -24,9 +24,13 @@ _LONGEST_COMMAND = 5.0
 _LEASE_MARGIN = 5.0
 
 # Saves only for the holder of the lock, only over the version that it saw, and renews its lease.
+# A save whose answer was lost comes again, and finds its own work.
 _SAVE = """
 if redis.call('get', KEYS[2]) ~= ARGV[1] then return 0 end
-if (redis.call('hget', KEYS[1], 'version') or '0') ~= ARGV[2] then return 0 end
+local version = redis.call('hget', KEYS[1], 'version') or '0'
+local document = redis.call('hget', KEYS[1], 'document')
+if version == ARGV[3] and document == ARGV[4] then return 1 end
+if version ~= ARGV[2] then return 0 end
 redis.call('hset', KEYS[1], 'version', ARGV[3], 'document', ARGV[4])
 redis.call('pexpire', KEYS[2], ARGV[5])
 return 1
@@ -37,7 +41,8 @@ class RedisStore:
     """Keeps the credentials in a Redis server.
 
     The lease of the lock outlasts one request to identity-api, and each save renews it. Should it
-    end all the same, or the server forget it, its former holder saves nothing any more.
+    end all the same, or the server forget it, its former holder saves nothing any more. It may have
+    saved before, and not know it, when the answer was lost: that is an error, too.
 
     Options in the URL's query are redis-py's, such as ``ssl_ca_certs``.
     """
@@ -76,12 +81,17 @@ class RedisStore:
         parts = urlsplit(self._url)
         return f"the store at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
+    @sealed
     def load(self) -> StoredCredentials:
         with self._telling():
             version, document = self._connect().hmget(self._key, "version", "document")
-        if version is None or document is None:
-            return StoredCredentials()
-        return evolve(self._documents.read(document), version=int(version))
+        stored = StoredCredentials() if document is None else self._documents.read(document)
+        try:
+            return evolve(stored, version=int(version or 0))
+        except ValueError:
+            raise CredentialStoreError(
+                f"{self} holds a version that is not a number; delete its key {self._key}"
+            ) from None
 
     @contextmanager
     def lock(self, timeout: float) -> Generator[None, None, None]:

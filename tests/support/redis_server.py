@@ -19,12 +19,12 @@ PASSWORD = "password-of-redis"
 class RedisServer:
     """Starts, stops and restarts a server; a restarted one is empty."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, port: int = 0) -> None:
         self._program = needs("redis-server", "apt install redis-server")
         self._options = options
         self._folder = tempfile.TemporaryDirectory()
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_server(("127.0.0.1", port)) as listener:
             self.port: int = listener.getsockname()[1]
         self.url = f"redis://127.0.0.1:{self.port}/0"
 

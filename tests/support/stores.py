@@ -15,6 +15,9 @@ from identity_client import (
     StoredCredentials,
     open_store,
 )
+from identity_client.server import IdentityServer
+
+from .processes import run
 
 API = "http://identity-api:3053"
 
@@ -35,6 +38,36 @@ def store_at(url: str, **arguments: Any) -> CredentialStore:
 def save(store: CredentialStore, secret: str = "a-client-secret") -> StoredCredentials:
     with store.lock(1):
         return store.save(evolve(store.load(), credentials=credentials(secret)))
+
+
+FORKS = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+store = open_store(sys.argv[1], service_name="orders", identity_api_url="http://a")
+def hold():
+    while True:
+        with store.lock(10):
+            store.load()
+threading.Thread(target=hold, daemon=True).start()
+for number in range(50):
+    child = os.fork()
+    if child == 0:
+        with store.lock(5):
+            store.save(store.load())
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, number
+print(store.load().version)
+"""
+
+
+IMPORTS = """
+service = make(url, credential_store=sys.argv[2])
+before = set(sys.modules)
+service.invalidate_token(service.get_access_token())
+service.get_access_token()
+service.close()
+print(sorted(set(sys.modules) - before))
+"""
 
 
 class StoreContract:
@@ -120,6 +153,14 @@ class StoreContract:
         store.close()
         store.close()
         assert store.load() == saved
+
+    def test_a_child_that_was_forked_while_the_lock_was_held_can_have_it(self, url: str) -> None:
+        done = run(FORKS, url)
+        assert (done.err, done.out) == ("", "50\n")
+
+    def test_the_worker_imports_nothing(self, url: str, api: IdentityServer) -> None:
+        done = run(IMPORTS, api.url, url)
+        assert (done.err, done.out) == ("", "[]\n")
 
     def test_a_message_that_tells_where_holds_no_secret(self, url: str) -> None:
         assert "password" not in str(store_at(url))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import requests
 
 from identity_client import (
+    CredentialStore,
+    CredentialStoreError,
     IdentityApiClient,
     IdentityBootstrapConfig,
     IdentityBootstrapService,
@@ -18,7 +20,9 @@ from identity_client import (
     ServiceState,
     ServiceStatus,
     ServiceType,
+    StoredCredentials,
     VerifyMembershipResponse,
+    open_store,
 )
 
 config: IdentityBootstrapConfig = IdentityBootstrapConfig(
@@ -53,3 +57,18 @@ with IdentityApiClient("http://identity-api:3053", "token", timeout=5) as client
     reply: RegisterServiceResponse = client.register_service_full(name="a", display_name="A")
     membership: VerifyMembershipResponse = client.verify_membership("user", "org")
     organization: Organization = client.ensure_system_org(name="a", display_name="A")
+
+store: CredentialStore = open_store(
+    "redis://redis:6379/0",
+    service_name="orders",
+    identity_api_url="http://identity-api:3053",
+    key=None,
+    timeout=5,
+)
+try:
+    with store.lock(10):
+        stored: StoredCredentials = store.save(store.load())
+        found: ServiceCredentials | None = stored.credentials
+except CredentialStoreError as store_error:
+    print(store_error.message)
+store.close()

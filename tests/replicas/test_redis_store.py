@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 from attrs import evolve
 from cryptography.fernet import Fernet
+from replicas.holders import KEY, LOCK
 from support.redis_server import PASSWORD, RedisServer
 from support.stores import StoreContract, credentials, save, store_at
 
 from identity_client import ConfigurationError, CredentialStoreError, StoredCredentials
-
-KEY = "identity-client:{orders@http%3A//identity-api%3A3053}:credentials"
-LOCK = "identity-client:{orders@http%3A//identity-api%3A3053}:lock"
 
 
 @pytest.fixture
@@ -110,6 +108,21 @@ def test_a_damaged_document_counts_as_none_and_is_replaced(
     assert store_at(url).load() == StoredCredentials(version=1)
     assert "is damaged and counts as nothing: it is not JSON" in caplog.text
     assert save(store_at(url)).version == 2
+
+
+def test_a_version_without_a_document_is_replaced(url: str, redis_server: RedisServer) -> None:
+    save(store_at(url))
+    redis_server.client.hdel(KEY, "document")
+    assert store_at(url).load() == StoredCredentials(version=1)
+    assert save(store_at(url)).version == 2
+
+
+def test_a_version_that_is_not_a_number_is_a_clear_error(
+    url: str, redis_server: RedisServer
+) -> None:
+    redis_server.client.hset(KEY, "version", "first")
+    with pytest.raises(CredentialStoreError, match=r"not a number; delete its key identity-client"):
+        store_at(url).load()
 
 
 def test_a_key_of_another_type_is_left_alone(url: str, redis_server: RedisServer) -> None:
