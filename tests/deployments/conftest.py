@@ -1,0 +1,32 @@
+"""Servers, each with a service that calls a protected resource."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import INTERNAL_TOKEN
+from support.resource import ProtectedResource
+
+from identity_client.server import IdentityServer
+
+
+@pytest.fixture
+def resource(api: IdentityServer) -> Iterator[ProtectedResource]:
+    with ProtectedResource(api) as resource:
+        yield resource
+        assert resource.rejected == []
+
+
+@pytest.fixture
+def environment(api: IdentityServer, resource: ProtectedResource, tmp_path: Path) -> dict[str, str]:
+    """What the app is told: the processes of a server share one registration."""
+    return {
+        "HOME": str(tmp_path),
+        "IDENTITY_API_URL": api.url,
+        "IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN,
+        "IDENTITY_CREDENTIAL_STORE": f"file://{tmp_path}/credentials.json",
+        "RESOURCE_URL": resource.url,
+        "SERVICE_NAME": "orders",
+    }

@@ -1,0 +1,5 @@
+"""gunicorn's configuration where gevent workers and --preload meet: patch before anything else."""
+
+from gevent import monkey
+
+monkey.patch_all()
