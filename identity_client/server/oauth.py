@@ -28,12 +28,9 @@ from flask import Blueprint, Flask, Response, jsonify, request
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from .backend import Client, EmbeddedBackend
+from .backend import REALM, TOKEN_PATH, Client, EmbeddedBackend
 
-REALM = "xema"
-_PATH = f"/realms/{REALM}/protocol/openid-connect"
-TOKEN_PATH = f"{_PATH}/token"
-CERTS_PATH = f"{_PATH}/certs"
+CERTS_PATH = f"/realms/{REALM}/protocol/openid-connect/certs"
 ISSUER_PATH = f"/realms/{REALM}"
 
 _SCOPES = ("email", "profile", "openid", "roles", "basic", "service_account")
