@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Any, TypeVar
+from typing import Any
 
 from flask import Flask
 from waitress import wasyncore
@@ -13,8 +13,6 @@ from waitress.server import create_server
 from .app import create_app
 from .backend import EmbeddedBackend
 from .switchboard import Settings
-
-_Self = TypeVar("_Self", bound="AppServer")
 
 
 class AppServer:
@@ -71,7 +69,7 @@ class AppServer:
         for channel in list(self._server._map.values()):
             wasyncore.dispatcher.close(channel)
 
-    def __enter__(self: _Self) -> _Self:
+    def __enter__(self) -> AppServer:
         self.start()
         return self
 
@@ -110,3 +108,7 @@ class IdentityServer(AppServer):
         self.backend: EmbeddedBackend = backend or EmbeddedBackend(settings)
         app = create_app(internal_token, self.backend)
         super().__init__(app, host=host, port=port, threads=threads)
+
+    def __enter__(self) -> IdentityServer:
+        self.start()
+        return self
