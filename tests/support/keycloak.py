@@ -15,9 +15,9 @@ from typing import Any
 import requests
 from joserfc import jwt
 from joserfc.jwk import KeySet
-from support import cache
 
 from identity_client.server.keycloak import KeycloakBackend
+from support import cache
 
 REALM_FILE = Path(__file__).parents[1] / "keycloak" / "realm.json"
 ADMIN_SECRET = "secret-of-identity-api"
