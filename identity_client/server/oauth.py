@@ -9,6 +9,7 @@ import base64
 import hmac
 import math
 import random
+import re
 import time
 import uuid
 from functools import cache
@@ -19,6 +20,8 @@ from authlib.integrations.flask_oauth2 import AuthorizationServer
 from authlib.oauth2.rfc6749 import (
     ClientMixin,
     InvalidClientError,
+    InvalidRequestError,
+    InvalidScopeError,
     OAuth2Request,
     UnauthorizedClientError,
 )
@@ -70,7 +73,13 @@ def add_token_endpoint(app: Flask, backend: EmbeddedBackend) -> None:
             return _oauth_error(400, "invalid_request", "Missing form parameter: grant_type")
         if request.form["grant_type"] != "client_credentials":
             return _oauth_error(400, "unsupported_grant_type", "Unsupported grant_type")
-        return server.create_token_response()
+        answer: Any = server.create_token_response()
+        del answer.headers["WWW-Authenticate"]
+        return answer
+
+    @routes.get(TOKEN_PATH)
+    def no_token() -> Any:
+        return jsonify(error="HTTP 405 Method Not Allowed"), 405
 
     @routes.get(CERTS_PATH)
     def certs() -> Response:
@@ -107,6 +116,13 @@ class _Server(AuthorizationServer):
         made.payload = BasicOAuth2Payload(request.form)
         return made
 
+    def validate_requested_scope(self, scope: Any) -> None:
+        try:
+            super().validate_requested_scope(scope)
+        except InvalidScopeError as error:
+            error.description = f"Invalid scopes: {scope}"
+            raise
+
 
 class _AuthlibClient(ClientMixin):
     """A client as Authlib wants to ask it."""
@@ -133,26 +149,37 @@ def _find(backend: EmbeddedBackend, client_id: str) -> _AuthlibClient | None:
     return _AuthlibClient(record) if record is not None and record.enabled else None
 
 
-def _authenticate(query_client: Any, request: Any) -> _AuthlibClient:
-    client_id, secret = _credentials(request)
+def _authenticate(query_client: Any, asked: Any) -> _AuthlibClient:
+    client_id, secret = _credentials(asked)
     client: _AuthlibClient | None = query_client(client_id)
     if client is None:
         raise InvalidClientError(description=_REFUSED, status_code=401)
     if not client.check_client_secret(secret):
         raise UnauthorizedClientError(description=_REFUSED, status_code=401)
+    if any(len(values) > 1 for _, values in request.form.lists()):
+        raise InvalidRequestError(description="duplicated parameter")
     return client
 
 
-def _credentials(request: Any) -> tuple[str, str]:
+def _credentials(asked: Any) -> tuple[str, str]:
     """Read them; Authlib's own reader of Basic knows no form-encoding (RFC 6749 section 2.3.1)."""
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        form = request.payload.data
-        return form.get("client_id", ""), form.get("client_secret", "")
+    form = asked.payload.data
+    user, password = _basic(asked.headers.get("Authorization", ""))
+    return form.get("client_id", user), form.get("client_secret", password)
+
+
+def _basic(header: str) -> tuple[str, str]:
+    scheme, _, value = header.partition(" ")
     try:
-        user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+        user, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
     except ValueError:
         return "", ""
+    if scheme.lower() != "basic" or not colon:
+        return "", ""
+    if re.search(r"%(?![0-9a-fA-F]{2})", user + password):
+        raise UnauthorizedClientError(
+            description="Unexpected error when authenticating client", status_code=400
+        )
     return unquote_plus(user), unquote_plus(password)
 
 
@@ -168,9 +195,10 @@ def _issue(
 ) -> dict[str, Any]:
     lifetime = backend.settings.token_lifetime
     now = time.time()
-    granted = scope or "email profile"
+    # These two are granted always; of the rest, only openid is shown.
+    granted = "openid email profile" if "openid" in (scope or "").split() else "email profile"
     claims = {
-        "exp": math.ceil(now + lifetime),
+        "exp": _expiry(now, lifetime),
         "iat": int(now),
         "jti": f"trrtcc:{uuid.uuid4()}",
         "iss": request.host_url.rstrip("/") + ISSUER_PATH,
@@ -193,6 +221,16 @@ def _issue(
         "not-before-policy": 0,
         "scope": granted,
     }
+
+
+def _expiry(now: float, lifetime: float) -> int:
+    """Return the end of a token; like the time of issue, in whole seconds that have begun.
+
+    So tokens end up to 1 s before ``expires_in`` is over. Those that live for a few seconds or for
+    parts of one are for tests alone, and end up to 1 s after.
+    """
+    whole = lifetime >= 10 and lifetime == int(lifetime)
+    return int(now) + int(lifetime) if whole else math.ceil(now + lifetime)
 
 
 def _oauth_error(status: int, error: str, description: str) -> tuple[Response, int]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import INTERNAL_TOKEN
 from support.keycloak import Admin, Keycloak, Realm
+from support.stages import EmbeddedStage, KeycloakStage, Stage
 
 from identity_client.server import AppServer, create_app
 
@@ -49,3 +50,11 @@ def served(realm: Realm) -> Iterator[AppServer]:
     """An identity-api in front of the realm."""
     with AppServer(create_app(INTERNAL_TOKEN, realm.backend())) as server:
         yield server
+
+
+@pytest.fixture(params=["embedded", "keycloak"])
+def stage(request: pytest.FixtureRequest) -> Stage:
+    """The embedded server, or one in front of Keycloak."""
+    if request.param == "embedded":
+        return EmbeddedStage(request.getfixturevalue("api"))
+    return KeycloakStage(request.getfixturevalue("served"), request.getfixturevalue("realm"))

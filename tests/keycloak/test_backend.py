@@ -165,7 +165,7 @@ class TestFaults:
     def test_what_is_wrong_with_the_settings_is_told(
         self, realm: Realm, change: dict[str, str], status: int, said: str
     ) -> None:
-        settings = {
+        settings: dict[str, Any] = {
             "url": realm.admin.url,
             "realm": realm.name,
             "client_id": "identity-api",
