@@ -21,6 +21,10 @@ from .models import AccessToken
 # So it serves this many seconds at most before a caller or the worker looks at both clocks again.
 LEASE = 15.0
 
+# Servers put the end of a token (``exp``) at whole seconds, as Keycloak does: rounded down, it comes
+# up to this many seconds before ``expires_in`` is over.
+ROUNDING = 1.0
+
 
 @frozen(eq=False, repr=False)
 class Snapshot:
@@ -38,16 +42,18 @@ class Snapshot:
     def of(cls, token: AccessToken, refresh_ratio: float) -> Snapshot:
         """Draw the two lines of a lifetime: when it is due, and when it may not be served any more.
 
-        Both are fractions, so that a token of any lifetime is served before it is replaced.
+        Both are fractions, so that a token of any lifetime is served before it is replaced, and
+        there is time between them to replace it.
         """
         lifetime = token.expires_in
-        usable_for = lifetime - min(10.0, 0.05 * lifetime)
+        leeway = max(min(10.0, 0.05 * lifetime), min(ROUNDING, 0.1 * lifetime))
+        usable_for = lifetime - leeway
         return cls(
             value=token.value,
             requested_at=token.requested_at,
             requested_at_wall=token.requested_at_wall,
             lifetime=lifetime,
-            fresh_for=min(refresh_ratio * lifetime, usable_for),
+            fresh_for=min(refresh_ratio * lifetime, 0.95 * usable_for),
             usable_for=usable_for,
         )
 

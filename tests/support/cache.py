@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 KEYCLOAK = "26.7.5"
-TOXIPROXY = "v2.12.0"
+TOXIPROXY = "v2.5.0"
 JAVA = "21|25"
 
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
