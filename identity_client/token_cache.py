@@ -21,8 +21,8 @@ from .models import AccessToken
 # So it serves this many seconds at most before a caller or the worker looks at both clocks again.
 LEASE = 15.0
 
-# Servers put the end of a token (``exp``) at whole seconds, as Keycloak does: rounded down, it comes
-# up to this many seconds before ``expires_in`` is over.
+# Servers put the end of a token (``exp``) at whole seconds. Rounded down, as Keycloak does it, that
+# comes up to this many seconds before ``expires_in`` is over.
 ROUNDING = 1.0
 
 

@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from support import cache
 from urllib3.util import Retry
+
+from support import cache
 
 Toxics = Mapping[str, Mapping[str, float]]
 
