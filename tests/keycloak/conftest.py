@@ -28,12 +28,10 @@ def keycloak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keycloak]:
 @pytest.fixture(scope="session")
 def admin(request: pytest.FixtureRequest) -> Admin:
     """The admin API of Keycloak: of the one at KEYCLOAK_URL, or of one that is started."""
-    url = os.environ.get("KEYCLOAK_URL")
-    if url is None:
-        started: Keycloak = request.getfixturevalue("keycloak")
-        return started.admin
-    user = os.environ.get("KEYCLOAK_ADMIN", "admin")
-    return Admin(url.rstrip("/"), user, os.environ["KEYCLOAK_ADMIN_PASSWORD"])
+    if "KEYCLOAK_URL" in os.environ:
+        return Admin.from_env()
+    started: Keycloak = request.getfixturevalue("keycloak")
+    return started.admin
 
 
 @pytest.fixture

@@ -101,6 +101,13 @@ class Admin:
         self.user = user
         self.password = password
 
+    @classmethod
+    def from_env(cls) -> Admin:
+        """Return the admin API of the Keycloak that KEYCLOAK_URL names."""
+        user = os.environ.get("KEYCLOAK_ADMIN", "admin")
+        url = os.environ["KEYCLOAK_URL"].rstrip("/")
+        return cls(url, user, os.environ["KEYCLOAK_ADMIN_PASSWORD"])
+
     def call(
         self, method: str, path: str, document: object = None, **params: str
     ) -> requests.Response:
@@ -152,9 +159,12 @@ class Realm:
         """Change settings of the realm."""
         self.admin.call("PUT", f"/{self.name}", settings)
 
-    def backend(self, client_id: str = "identity-api", **options: Any) -> KeycloakBackend:
-        """Return an identity-api's back end for it."""
-        return KeycloakBackend(self.admin.url, self.name, client_id, ADMIN_SECRET, **options)
+    def backend(
+        self, client_id: str = "identity-api", *, url: str | None = None, **options: Any
+    ) -> KeycloakBackend:
+        """Return an identity-api's back end for it, at another address if there is one."""
+        address = url or self.admin.url
+        return KeycloakBackend(address, self.name, client_id, ADMIN_SECRET, **options)
 
     def client(self, name: str) -> dict[str, Any]:
         """Return a client as Keycloak has it."""

@@ -93,6 +93,7 @@ class Load:
     def _call_on(self) -> None:
         seen = Seen()
         while not self._stopped.wait(self._pause):
+            looked = time.perf_counter()
             usable = self._service.status().token_expires_in
             began = time.perf_counter()
             try:
@@ -102,7 +103,7 @@ class Load:
             except IdentityError as error:
                 seen.failed += 1
                 seen.failures[type(error).__name__] += 1
-                seen.failed_with_usable_token += usable > time.perf_counter() - began
+                seen.failed_with_usable_token += usable > time.perf_counter() - looked
             seen.calls += 1
             seen.slowest = max(seen.slowest, time.perf_counter() - began)
         with self._lock:
