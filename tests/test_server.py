@@ -200,6 +200,7 @@ def test_a_method_that_does_not_exist_is_not_allowed(api: IdentityServer) -> Non
     answer = call(api, "GET", REGISTER)
     assert answer.status_code == 405
     assert answer.json()["error"] == "Method Not Allowed"
+    assert set(answer.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
 
 
 def test_health_needs_no_token(api: IdentityServer) -> None:
@@ -294,6 +295,13 @@ class TestOrganizations:
             "message": "there is no system organization 'platform'",
             "error": "Not Found",
         }
+
+    @pytest.mark.parametrize("name", ["\x00", "\x9f", " ", "x" * 256])
+    def test_a_name_that_no_organization_can_have_is_not_found(
+        self, api: IdentityServer, name: str
+    ) -> None:
+        answer = call(api, "GET", f"{ORGANIZATIONS}/{quote(name, safe='')}")
+        assert answer.status_code == 404
 
     @pytest.mark.parametrize("name", ["a/b", "/a", "a//b", "a/", "a b", "?#%2F", "größe", "😀"])
     def test_any_name_can_be_asked_for(self, api: IdentityServer, name: str) -> None:

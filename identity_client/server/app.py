@@ -15,7 +15,7 @@ from .. import wire
 from ..models import EnsureSystemOrgRequest, RegisterServiceRequest, VerifyMembershipParams
 from .backend import Backend, BackendError, EmbeddedBackend
 from .oauth import add_token_endpoint
-from .replies import body, checked, refusal, reply
+from .replies import body, checked, is_text, refusal, reply
 from .switchboard import add_switchboard
 
 _log = logging.getLogger("identity_client.server")
@@ -63,7 +63,7 @@ def create_app(internal_token: str, backend: Backend) -> Flask:
 
     @app.get("/internal/organizations/system/<name:name>")
     def get_system_org(name: str) -> Any:
-        organization = backend.organization(name)
+        organization = backend.organization(name) if is_text(name) else None
         if organization is None:
             return refusal(404, f"there is no system organization {name!r}")
         return reply(organization)
@@ -78,12 +78,14 @@ def create_app(internal_token: str, backend: Backend) -> Flask:
 
     @app.errorhandler(BackendError)
     def backend_error(error: BackendError) -> Any:
-        _log.warning("%s %s: %s", request.method, request.path, error.message)
+        _log.warning("%s %r: %s", request.method, request.path, error.message)
         return refusal(error.status, error.message)
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Any:
-        return refusal(error.code or 500, error.description or error.name)
+        answer, status = refusal(error.code or 500, error.description or error.name)
+        headers = [pair for pair in error.get_headers() if pair[0] != "Content-Type"]
+        return answer, status, headers
 
     if isinstance(backend, EmbeddedBackend):
         add_switchboard(app, backend)

@@ -26,12 +26,17 @@ def checked(document: object, kind: type[_T]) -> _T:
     """Make a value of what a request brought."""
     value = wire.from_wire(document, kind)
     for name, member in wire.to_wire(value).items():
-        if isinstance(member, str) and not _TEXT.fullmatch(member):
+        if isinstance(member, str) and not is_text(member):
             raise wire.WireError(
                 f"its member {name!r} is blank, has a control character, "
                 "or has more than 255 characters"
             )
     return value
+
+
+def is_text(member: str) -> bool:
+    """Whether a text is one that the contract allows."""
+    return _TEXT.fullmatch(member) is not None
 
 
 def reply(value: object) -> Response:
