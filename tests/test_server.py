@@ -6,6 +6,7 @@ import base64
 import os
 import signal
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from conftest import INTERNAL_TOKEN
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from identity_client.server import EmbeddedBackend, IdentityServer, Settings
+from identity_client.server import EmbeddedBackend, IdentityServer, Settings, create_app
 
 REGISTER = "/internal/services/register"
 VERIFY = "/internal/memberships/verify"
@@ -240,6 +241,27 @@ def test_without_the_internal_token_everything_is_unauthorized(
         answer = call(api, method, path, authorization=authorization, json=ORDERS)
         assert (answer.status_code, answer.json()) == (401, refusal), path
     assert api.backend.client("orders") is None
+
+
+@pytest.mark.slow
+def test_the_time_of_a_refusal_tells_nothing_of_the_internal_token() -> None:
+    client = create_app(INTERNAL_TOKEN, EmbeddedBackend()).test_client()
+    given = [
+        "x",
+        "x" * len(INTERNAL_TOKEN),
+        INTERNAL_TOKEN[:-1] + "x",
+        INTERNAL_TOKEN[: len(INTERNAL_TOKEN) // 2],
+        INTERNAL_TOKEN + "x",
+    ]
+    took: dict[str, list[float]] = {token: [] for token in given}
+    for _ in range(3000):
+        for token, times in took.items():
+            began = time.perf_counter()
+            client.get("/dev/settings", headers={"Authorization": f"Bearer {token}"})
+            times.append(time.perf_counter() - began)
+    medians = [statistics.median(times) for times in took.values()]
+    # Each takes tens of microseconds, of which a comparison byte by byte would take one.
+    assert max(medians) - min(medians) < 0.03 * min(medians), medians
 
 
 def test_a_doubled_slash_is_no_way_around_the_internal_token(api: IdentityServer) -> None:
