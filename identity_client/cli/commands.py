@@ -244,20 +244,36 @@ def _internal_token() -> str:
 def _keycloak_app(url: str, realm: str, token_lifetime: float | None) -> Any:
     from ..server.wsgi import create_keycloak_app  # the extra server was there a moment ago
 
-    try:
+    with _keycloak_extra():
         return create_keycloak_app(url=url, realm=realm, token_lifetime=token_lifetime)
-    except ModuleNotFoundError as error:
-        _give_up(f"{error.name} is missing; pip install 'identity-client[keycloak]'", MISCONFIGURED)
 
 
 @cli.command()
 @_token_lifetime(10.0)
-def demo(token_lifetime: float) -> None:
-    """Show the whole job on this machine: outages, 200 threads, refreshes, a rotated secret."""
+@_keycloak_options
+@_told
+def demo(token_lifetime: float, keycloak_url: str | None, keycloak_realm: str) -> None:
+    """Show the whole job on this machine: outages, 200 threads, refreshes, a rotated secret.
+
+    With --keycloak-url it plays on that realm, as the client in IDENTITY_KEYCLOAK_CLIENT_ID with
+    IDENTITY_KEYCLOAK_CLIENT_SECRET; what it registers there is deleted in the end.
+    """
     _server()
     from .demo import run  # needs the extra server, which the other commands do without
+    from .stages import OnKeycloak
 
-    sys.exit(0 if run(lifetime=token_lifetime) else FAILED)
+    stage = OnKeycloak(keycloak_url, keycloak_realm) if keycloak_url else None
+    with _keycloak_extra():
+        told = run(lifetime=token_lifetime, stage=stage)
+    sys.exit(0 if told else FAILED)
+
+
+@contextmanager
+def _keycloak_extra() -> Generator[None, None, None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        _give_up(f"{error.name} is missing; pip install 'identity-client[keycloak]'", MISCONFIGURED)
 
 
 def _server() -> Any:

@@ -65,6 +65,9 @@ class KeycloakBackend:
         timeout: seconds that each request to Keycloak may take.
         token_lifetime: seconds that access tokens of newly made clients live; the realm's default
             if None.
+
+    Attributes:
+        url: the address of Keycloak, with a slash at its end.
     """
 
     def __init__(
@@ -77,7 +80,7 @@ class KeycloakBackend:
         timeout: int = 5,
         token_lifetime: int | None = None,
     ) -> None:
-        self._url = url.rstrip("/") + "/"
+        self.url: str = url.rstrip("/") + "/"
         self._realm = quote(realm, safe="")
         self._client_id = client_id
         self._client_secret = client_secret
@@ -159,6 +162,13 @@ class KeycloakBackend:
                 admin.generate_client_secrets(client_id)
             return client_id is not None
 
+    def delete_client(self, name: str) -> None:
+        """Delete a client that was registered here, if there is such one."""
+        with self._asking() as admin:
+            client_id = self._find_client(admin, name)
+            if client_id is not None:
+                admin.delete_client(client_id)
+
     def _create_client(self, admin: KeycloakAdmin, request: RegisterServiceRequest) -> bool:
         """Create a client; return False when somebody else was faster."""
         attributes: dict[str, Any] = {SERVICE_TYPE: request.service_type}
@@ -200,7 +210,7 @@ class KeycloakBackend:
     @contextmanager
     def _asking(self) -> Generator[KeycloakAdmin, None, None]:
         """Turn what goes wrong with Keycloak into errors of this server."""
-        keycloak = f"Keycloak at {host_of(self._url)}"
+        keycloak = f"Keycloak at {host_of(self.url)}"
         try:
             yield self._admin()
         except KeycloakConnectionError:
@@ -217,7 +227,7 @@ class KeycloakBackend:
         admin: KeycloakAdmin | None = getattr(self._of_thread, "admin", None)
         if admin is None:
             connection = KeycloakOpenIDConnection(
-                server_url=self._url,
+                server_url=self.url,
                 realm_name=self._realm,
                 client_id=self._client_id,
                 client_secret_key=self._client_secret,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import hmac
 import math
-import random
 import re
 import time
 import uuid
@@ -32,6 +31,8 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from .backend import REALM, TOKEN_PATH, Client, EmbeddedBackend
+from .replies import oauth_error
+from .switchboard import token_fault
 
 CERTS_PATH = f"/realms/{REALM}/protocol/openid-connect/certs"
 ISSUER_PATH = f"/realms/{REALM}"
@@ -60,19 +61,13 @@ def add_token_endpoint(app: Flask, backend: EmbeddedBackend) -> None:
 
     @routes.post(TOKEN_PATH)
     def token() -> Any:
-        backend.count("token")
-        settings = backend.settings
-        time.sleep(settings.token_latency)
-        if settings.token_outage:
-            return _oauth_error(503, "temporarily_unavailable", "The server is being restarted")
-        if random.random() < settings.token_error_rate:
-            return _oauth_error(
-                500, "unknown_error", "For more on this error consult the server log"
-            )
+        fault = token_fault(backend)
+        if fault is not None:
+            return fault
         if "grant_type" not in request.form:
-            return _oauth_error(400, "invalid_request", "Missing form parameter: grant_type")
+            return oauth_error(400, "invalid_request", "Missing form parameter: grant_type")
         if request.form["grant_type"] != "client_credentials":
-            return _oauth_error(400, "unsupported_grant_type", "Unsupported grant_type")
+            return oauth_error(400, "unsupported_grant_type", "Unsupported grant_type")
         answer: Any = server.create_token_response()
         del answer.headers["WWW-Authenticate"]
         return answer
@@ -231,7 +226,3 @@ def _expiry(now: float, lifetime: float) -> int:
     """
     whole = lifetime >= 10 and lifetime == int(lifetime)
     return int(now) + int(lifetime) if whole else math.ceil(now + lifetime)
-
-
-def _oauth_error(status: int, error: str, description: str) -> tuple[Response, int]:
-    return jsonify(error=error, error_description=description), status

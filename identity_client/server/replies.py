@@ -47,3 +47,8 @@ def reply(value: object) -> Response:
 def refusal(status: int, message: str) -> tuple[Response, int]:
     """Answer with an error."""
     return jsonify(statusCode=status, message=message, error=HTTPStatus(status).phrase), status
+
+
+def oauth_error(status: int, error: str, description: str) -> tuple[Response, int]:
+    """Answer with an error of a token endpoint."""
+    return jsonify(error=error, error_description=description), status

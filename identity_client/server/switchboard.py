@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 from flask import Flask, Response, request
 
 from .. import wire
-from .replies import refusal, reply
+from .replies import oauth_error, refusal, reply
 
 
 @frozen(kw_only=True)
@@ -63,8 +63,8 @@ class Switchboard:
             self.requests[endpoint] += 1
 
 
-class Rotating(Protocol):
-    """What the calls under ``/dev`` work on: a switchboard that can rotate secrets."""
+class Board(Protocol):
+    """A switchboard that can rotate secrets, too."""
 
     settings: Settings
 
@@ -77,7 +77,7 @@ class Rotating(Protocol):
         ...
 
 
-def add_switchboard(app: Flask, board: Rotating) -> None:
+def add_switchboard(app: Flask, board: Board) -> None:
     """Let an app fail as its settings say, and add the calls that change them."""
 
     @app.before_request
@@ -113,6 +113,18 @@ def add_switchboard(app: Flask, board: Rotating) -> None:
         if not board.rotate_secret(name):
             return refusal(404, f"there is no service {name!r}")
         return Response(status=204)
+
+
+def token_fault(board: Switchboard) -> Any:
+    """Count a token request, and return the answer to it if it is to fail."""
+    board.count("token")
+    settings = board.settings
+    time.sleep(settings.token_latency)
+    if settings.token_outage:
+        return oauth_error(503, "temporarily_unavailable", "The server is being restarted")
+    if random.random() < settings.token_error_rate:
+        return oauth_error(500, "unknown_error", "For more on this error consult the server log")
+    return None
 
 
 def _check(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import frozen
@@ -20,6 +20,9 @@ from ..config import _base_url, _header_text, _setting, _text, _variable, _wrong
 from ..errors import sealed
 from ..models import Value
 from .app import create_app
+
+if TYPE_CHECKING:
+    from .keycloak import KeycloakBackend
 
 
 @frozen(kw_only=True, eq=False, repr=False)
@@ -76,13 +79,17 @@ def create_keycloak_app(
         overrides: settings that win over the variables, unless they are None.
     """
     settings = KeycloakSettings.from_env(environ, **overrides)
+    return create_app(settings.internal_token, keycloak_backend(settings, token_lifetime))
+
+
+def keycloak_backend(settings: KeycloakSettings, token_lifetime: float | None) -> KeycloakBackend:
+    """Make what stands between the app and Keycloak; see `create_keycloak_app`."""
     from .keycloak import KeycloakBackend  # needs an extra of its own
 
-    backend = KeycloakBackend(
+    return KeycloakBackend(
         settings.url,
         settings.realm,
         settings.client_id,
         settings.client_secret,
         token_lifetime=None if token_lifetime is None else math.ceil(token_lifetime),
     )
-    return create_app(settings.internal_token, backend)

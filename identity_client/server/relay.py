@@ -1,0 +1,84 @@
+"""A way to Keycloak's token endpoint that can be made slow or closed, for the demo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+from attrs import evolve
+from flask import Flask, Response, request
+
+from ..models import RegisterServiceRequest, RegisterServiceResponse
+from .app import create_app
+from .keycloak import KeycloakBackend
+from .runner import AppServer
+from .switchboard import Settings, Switchboard, add_switchboard, token_fault
+
+_PASSED_ON = ("Authorization", "Content-Type", "Host")
+
+
+class RelayedBackend(Switchboard):
+    """A realm of Keycloak, whose token endpoint is this server's own relay.
+
+    Args:
+        keycloak: the realm's backend.
+        settings: faults to begin with.
+    """
+
+    def __init__(self, keycloak: KeycloakBackend, settings: Settings) -> None:
+        super().__init__(settings)
+        self.keycloak = keycloak
+        self.membership = keycloak.membership
+        self.ensure_organization = keycloak.ensure_organization
+        self.organization = keycloak.organization
+        self.rotate_secret = keycloak.rotate_secret
+
+    def register(self, request: RegisterServiceRequest, root_url: str) -> RegisterServiceResponse:
+        """Register, and name the relay in place of the token endpoint."""
+        self.count("register")
+        answer = self.keycloak.register(request, root_url)
+        path = answer.token_endpoint.partition("/realms/")[2]
+        return evolve(answer, token_endpoint=f"{root_url}/realms/{path}")
+
+
+def _add_relay(app: Flask, backend: RelayedBackend) -> None:
+    @app.route("/realms/<path:rest>", methods=["GET", "POST"])
+    def relay(rest: str) -> Any:
+        if request.method == "POST":
+            fault = token_fault(backend)
+            if fault is not None:
+                return fault
+        answer = requests.request(
+            request.method,
+            f"{backend.keycloak.url}realms/{rest}",
+            data=request.get_data(),
+            headers={name: value for name, value in request.headers if name in _PASSED_ON},
+            timeout=30,
+        )
+        return Response(
+            answer.content, answer.status_code, content_type=answer.headers.get("Content-Type")
+        )
+
+
+class RelayServer(AppServer):
+    """An identity-api in front of Keycloak with a relay and a switchboard; a context manager.
+
+    Args:
+        internal_token: the bearer token that callers must have.
+        backend: the realm, and the faults on the way to it.
+        port: the port, 0 for a free one.
+
+    Attributes:
+        backend: the same.
+    """
+
+    def __init__(self, internal_token: str, backend: RelayedBackend, *, port: int = 0) -> None:
+        self.backend = backend
+        app = create_app(internal_token, backend)
+        add_switchboard(app, backend)
+        _add_relay(app, backend)
+        super().__init__(app, port=port)
+
+    def __enter__(self) -> RelayServer:
+        self.start()
+        return self
