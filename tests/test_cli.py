@@ -769,12 +769,19 @@ def test_the_command_asks_for_the_extra_server(
     )
 
 
+def test_a_demo_without_a_client_in_keycloak_does_not_begin(run: Run) -> None:
+    result = run("demo", "--keycloak-url", "http://127.0.0.1:9")
+    assert result.exit_code == 2
+    assert "IDENTITY_KEYCLOAK_CLIENT_ID" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["serve", "demo"])
 def test_the_command_asks_for_the_extra_keycloak(
-    run: Run, hide: Callable[[str, str], None]
+    run: Run, hide: Callable[[str, str], None], name: str
 ) -> None:
     importlib.import_module("identity_client.server.keycloak")
     hide("identity_client.server.keycloak", "keycloak")
-    result = run("serve", "--keycloak-url", "http://127.0.0.1:9", **ON_KEYCLOAK)
+    result = run(name, "--keycloak-url", "http://127.0.0.1:9", **ON_KEYCLOAK)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
         "identity-client: keycloak is missing; pip install 'identity-client[keycloak]'\n"

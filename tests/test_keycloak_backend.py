@@ -22,7 +22,7 @@ from identity_client.models import (
 )
 from identity_client.server import AppServer, BackendError, create_app
 from identity_client.server.keycloak import KeycloakBackend
-from identity_client.server.wsgi import KeycloakSettings, create_keycloak_app
+from identity_client.server.wsgi import ServerSettings, create_keycloak_app
 from identity_client.wire import WireError
 
 ADMIN_SECRET = "secret-of-identity-api"
@@ -278,7 +278,7 @@ ENVIRONMENT = {
 
 class TestSettings:
     def test_they_come_from_the_environment(self) -> None:
-        settings = KeycloakSettings.from_env(ENVIRONMENT, realm="other", url=None)
+        settings = ServerSettings.from_env(ENVIRONMENT, realm="other", url=None)
         assert (settings.url, settings.realm) == ("http://keycloak:8080", "other")
         assert ADMIN_SECRET not in repr(settings)
         assert INTERNAL_TOKEN not in repr(settings)
@@ -287,11 +287,11 @@ class TestSettings:
     def test_each_is_needed(self, variable: str) -> None:
         rest = {name: value for name, value in ENVIRONMENT.items() if name != variable}
         with pytest.raises(ConfigurationError, match=variable):
-            KeycloakSettings.from_env(rest)
+            ServerSettings.from_env(rest)
 
     def test_an_address_that_is_none_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="IDENTITY_KEYCLOAK_URL"):
-            KeycloakSettings.from_env(ENVIRONMENT, url="keycloak:8080")
+            ServerSettings.from_env(ENVIRONMENT, url="keycloak:8080")
 
     @pytest.mark.parametrize(("lifetime", "sent"), [(None, None), (9.5, 10)])
     def test_an_app_for_a_wsgi_server_is_made_of_them(

@@ -260,12 +260,15 @@ def demo(token_lifetime: float, keycloak_url: str | None, keycloak_realm: str) -
     """
     _server()
     from .demo import run  # needs the extra server, which the other commands do without
-    from .stages import OnKeycloak
+    from .stages import Embedded, OnKeycloak
 
-    stage = OnKeycloak(keycloak_url, keycloak_realm) if keycloak_url else None
     with _keycloak_extra():
-        told = run(lifetime=token_lifetime, stage=stage)
-    sys.exit(0 if told else FAILED)
+        stage = (
+            OnKeycloak(keycloak_url, keycloak_realm, token_lifetime)
+            if keycloak_url
+            else Embedded(token_lifetime)
+        )
+    sys.exit(0 if run(stage=stage) else FAILED)
 
 
 @contextmanager

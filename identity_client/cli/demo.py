@@ -95,14 +95,13 @@ class Demo:
 
     Args:
         console: where it is told.
-        lifetime: seconds that its tokens live.
         stage: where it plays.
     """
 
-    def __init__(self, console: Console, lifetime: float, stage: Stage) -> None:
+    def __init__(self, console: Console, stage: Stage) -> None:
         self.checks: list[Check] = []
         self._console = console
-        self._lifetime = lifetime
+        self._lifetime = stage.lifetime
         self._stage = stage
         self._began = time.perf_counter()
         self._events: list[tuple[float, ServiceEvent]] = []
@@ -144,9 +143,7 @@ class Demo:
         with ExitStack() as stack:
             stack.callback(self._service.close)
             self._start_while_identity_api_is_down()
-            server = stack.enter_context(
-                self._stage.serve(self._internal_token, self._port, self._lifetime)
-            )
+            server = stack.enter_context(self._stage.serve(self._internal_token, self._port))
             self._register(server)
             expires_at = self._look_at_the_token(server)
             self._serve_a_crowd(server)
@@ -387,10 +384,10 @@ def run(console: Console | None = None, lifetime: float = 10.0, stage: Stage | N
 
     Args:
         console: where it is told; the terminal by default.
-        lifetime: seconds that its tokens live.
-        stage: where it plays; on the embedded server by default.
+        lifetime: seconds that its tokens live, if it plays on the embedded server.
+        stage: where it plays, if not there.
     """
     # What the service warns of is part of the story, and told there; the server may be busy.
     for name in ("identity_client", "waitress.queue"):
         logging.getLogger(name).addHandler(logging.NullHandler())
-    return Demo(console or Console(highlight=False), lifetime, stage or Embedded()).run()
+    return Demo(console or Console(highlight=False), stage or Embedded(lifetime)).run()

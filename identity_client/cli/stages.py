@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import uuid
 from collections import Counter
-from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
-from ..server import IdentityServer, Settings
+from ..server import BackendError, IdentityServer, Settings
 
 
 class Board(Protocol):
@@ -44,29 +45,36 @@ class Stage(Protocol):
         title: what it is, in a few words.
         service: the name of the service to register.
         realm: the realm of the token endpoint.
+        lifetime: seconds that its tokens live.
     """
 
     title: str
     service: str
     realm: str
+    lifetime: float
 
-    def serve(
-        self, internal_token: str, port: int, lifetime: float
-    ) -> AbstractContextManager[Server]:
-        """Run an identity-api on a port of this machine, whose tokens live so many seconds."""
+    def serve(self, internal_token: str, port: int) -> AbstractContextManager[Server]:
+        """Run an identity-api on a port of this machine."""
         ...
 
 
 class Embedded:
-    """The embedded server."""
+    """The embedded server.
+
+    Args:
+        lifetime: seconds that its tokens live.
+    """
 
     title: str = "One microservice, one identity-api, real HTTP on loopback."
     service: str = "order-service"
     realm: str = "xema"
 
-    def serve(self, internal_token: str, port: int, lifetime: float) -> IdentityServer:
+    def __init__(self, lifetime: float) -> None:
+        self.lifetime: float = lifetime
+
+    def serve(self, internal_token: str, port: int) -> IdentityServer:
         """Run it; it keeps everything in memory."""
-        settings = Settings(token_lifetime=lifetime)
+        settings = Settings(token_lifetime=self.lifetime)
         return IdentityServer(internal_token, port=port, settings=settings)
 
 
@@ -76,28 +84,31 @@ class OnKeycloak:
     Args:
         url: the address of Keycloak.
         realm: the realm.
+        lifetime: seconds that tokens live, rounded up.
+        environ: the variables that say who identity-api is there.
     """
 
-    def __init__(self, url: str, realm: str) -> None:
+    def __init__(
+        self, url: str, realm: str, lifetime: float, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        # These need an extra of their own.
+        from ..server import relay, wsgi
+
         self.title: str = f"One microservice, one identity-api, the realm {realm!r} of {url}."
         self.service: str = f"order-service-{uuid.uuid4().hex[:8]}"
         self.realm: str = realm
-        self._url = url
+        self.lifetime: float = math.ceil(lifetime)
+        settings = wsgi.KeycloakSettings.from_env(environ, url=url, realm=realm)
+        self._keycloak = settings.backend(lifetime)
+        self._relay = relay
 
     @contextmanager
-    def serve(
-        self, internal_token: str, port: int, lifetime: float
-    ) -> Generator[Server, None, None]:
+    def serve(self, internal_token: str, port: int) -> Generator[Server, None, None]:
         """Run it, with a relay to Keycloak; in the end the client is deleted."""
-        from ..server.relay import RelayedBackend, RelayServer  # these need an extra of their own
-        from ..server.wsgi import KeycloakSettings, keycloak_backend
-
-        settings = KeycloakSettings.from_env(
-            os.environ, internal_token=internal_token, url=self._url, realm=self.realm
-        )
-        backend = RelayedBackend(keycloak_backend(settings, lifetime), Settings())
-        with RelayServer(internal_token, backend, port=port) as server:
+        backend = self._relay.RelayedBackend(self._keycloak, Settings())
+        with self._relay.RelayServer(internal_token, backend, port=port) as server:
             try:
                 yield server
             finally:
-                backend.keycloak.delete_client(self.service)
+                with suppress(BackendError):  # of which the story has told
+                    self._keycloak.delete_client(self.service)

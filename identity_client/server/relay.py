@@ -11,6 +11,7 @@ from flask import Flask, Response, request
 from ..models import RegisterServiceRequest, RegisterServiceResponse
 from .app import create_app
 from .keycloak import KeycloakBackend
+from .replies import oauth_error
 from .runner import AppServer
 from .switchboard import Settings, Switchboard, add_switchboard, token_fault
 
@@ -48,13 +49,16 @@ def _add_relay(app: Flask, backend: RelayedBackend) -> None:
             fault = token_fault(backend)
             if fault is not None:
                 return fault
-        answer = requests.request(
-            request.method,
-            f"{backend.keycloak.url}realms/{rest}",
-            data=request.get_data(),
-            headers={name: value for name, value in request.headers if name in _PASSED_ON},
-            timeout=30,
-        )
+        try:
+            answer = requests.request(
+                request.method,
+                f"{backend.keycloak.url}realms/{rest}",
+                data=request.get_data(),
+                headers={name: value for name, value in request.headers if name in _PASSED_ON},
+                timeout=10,
+            )
+        except requests.RequestException:
+            return oauth_error(503, "temporarily_unavailable", "Keycloak cannot be reached")
         return Response(
             answer.content, answer.status_code, content_type=answer.headers.get("Content-Type")
         )

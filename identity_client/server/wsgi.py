@@ -30,14 +30,12 @@ class KeycloakSettings(Value):
     """Where Keycloak is, and who identity-api is there.
 
     Attributes:
-        internal_token: the bearer token that callers must have; not part of the repr.
         url: the address of Keycloak.
         realm: the realm that services are registered in.
         client_id: the confidential client of that realm that identity-api acts as.
         client_secret: its secret; not part of the repr.
     """
 
-    internal_token: str = _setting("IDENTITY_API_INTERNAL_TOKEN", _header_text, secret=True)
     url: str = _setting("IDENTITY_KEYCLOAK_URL", _base_url)
     realm: str = _setting("IDENTITY_KEYCLOAK_REALM", _text)
     client_id: str = _setting("IDENTITY_KEYCLOAK_CLIENT_ID", _text)
@@ -45,7 +43,7 @@ class KeycloakSettings(Value):
 
     @classmethod
     @sealed
-    def from_env(cls, environ: Mapping[str, str], **overrides: str | None) -> KeycloakSettings:
+    def from_env(cls, environ: Mapping[str, str], **overrides: str | None) -> Any:
         """Read the settings from environment variables; each secret may come from a ``_FILE``.
 
         Args:
@@ -63,6 +61,29 @@ class KeycloakSettings(Value):
             values[setting.name] = value
         return cls(**values)
 
+    def backend(self, token_lifetime: float | None) -> KeycloakBackend:
+        """Make what stands between the app and Keycloak; see `create_keycloak_app`."""
+        from .keycloak import KeycloakBackend  # needs an extra of its own
+
+        return KeycloakBackend(
+            self.url,
+            self.realm,
+            self.client_id,
+            self.client_secret,
+            token_lifetime=None if token_lifetime is None else math.ceil(token_lifetime),
+        )
+
+
+@frozen(kw_only=True, eq=False, repr=False)
+class ServerSettings(KeycloakSettings):
+    """The same, and who may ask.
+
+    Attributes:
+        internal_token: the bearer token that callers must have; not part of the repr.
+    """
+
+    internal_token: str = _setting("IDENTITY_API_INTERNAL_TOKEN", _header_text, secret=True)
+
 
 def create_keycloak_app(
     environ: Mapping[str, str] = os.environ,
@@ -70,7 +91,7 @@ def create_keycloak_app(
     token_lifetime: float | None = None,
     **overrides: str | None,
 ) -> Flask:
-    """Make the app; see `KeycloakSettings.from_env`.
+    """Make the app; see `ServerSettings`.
 
     Args:
         environ: the variables to read.
@@ -78,18 +99,5 @@ def create_keycloak_app(
             what the realm says.
         overrides: settings that win over the variables, unless they are None.
     """
-    settings = KeycloakSettings.from_env(environ, **overrides)
-    return create_app(settings.internal_token, keycloak_backend(settings, token_lifetime))
-
-
-def keycloak_backend(settings: KeycloakSettings, token_lifetime: float | None) -> KeycloakBackend:
-    """Make what stands between the app and Keycloak; see `create_keycloak_app`."""
-    from .keycloak import KeycloakBackend  # needs an extra of its own
-
-    return KeycloakBackend(
-        settings.url,
-        settings.realm,
-        settings.client_id,
-        settings.client_secret,
-        token_lifetime=None if token_lifetime is None else math.ceil(token_lifetime),
-    )
+    settings = ServerSettings.from_env(environ, **overrides)
+    return create_app(settings.internal_token, settings.backend(token_lifetime))

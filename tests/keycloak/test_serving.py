@@ -81,3 +81,25 @@ def test_a_service_gets_its_token(
         claims = realm.claims(service.get_access_token(30))
     assert claims["azp"] == "orders"
     assert claims["exp"] - claims["iat"] == (17 if command is COMMAND else 10)
+
+
+def test_the_demo_shows_the_same_on_keycloak(realm: Realm, tmp_path: Path) -> None:
+    realm.change(accessTokenLifespan=60)
+    where = ["--keycloak-url", realm.admin.url, "--keycloak-realm", realm.name]
+    credentials = {
+        "IDENTITY_KEYCLOAK_CLIENT_ID": "identity-api",
+        "IDENTITY_KEYCLOAK_CLIENT_SECRET": ADMIN_SECRET,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "identity_client.cli", "demo", *where],
+        env={**os.environ, **credentials},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "all as told" in done.stdout
+    clients = realm.admin.call("GET", f"/{realm.name}/clients").json()
+    assert [c["clientId"] for c in clients if c["clientId"].startswith("order-service")] == []
