@@ -13,6 +13,7 @@ from support.hostile import closed_port
 
 from identity_client import IdentityApiClient
 from identity_client.cli.stages import OnKeycloak
+from identity_client.models import EnsureSystemOrgRequest, VerifyMembershipParams
 from identity_client.server import Settings
 from identity_client.server.keycloak import KeycloakBackend
 from identity_client.server.relay import RelayedBackend, RelayServer
@@ -74,6 +75,18 @@ def test_faults_are_made_on_the_way(canned: Started) -> None:
         assert keycloak.asked == []
         server.backend.change(token_outage=False)
         assert ask(server).status_code == 200
+
+
+def test_the_other_calls_are_keycloaks(canned: Started) -> None:
+    platform = reply([{"id": "5", "name": "platform"}])
+    secret = reply({"value": "new"})
+    answers = [platform, reply([]), platform, reply([]), reply({"id": "u"}), reply([])]
+    backend = relayed(canned(token_reply(), *answers, *CLIENT, secret).url)
+    found = backend.organization("platform")
+    wanted = EnsureSystemOrgRequest(name="platform", display_name="Platform")
+    assert found == backend.ensure_organization(wanted)
+    assert backend.membership(VerifyMembershipParams(user_id="u", org_id="5")).is_member
+    assert backend.rotate_secret("orders")
 
 
 def test_a_keycloak_that_is_down_is_told() -> None:

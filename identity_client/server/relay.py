@@ -8,7 +8,14 @@ import requests
 from attrs import evolve
 from flask import Flask, Response, request
 
-from ..models import RegisterServiceRequest, RegisterServiceResponse
+from ..models import (
+    EnsureSystemOrgRequest,
+    Organization,
+    RegisterServiceRequest,
+    RegisterServiceResponse,
+    VerifyMembershipParams,
+    VerifyMembershipResponse,
+)
 from .app import create_app
 from .keycloak import KeycloakBackend
 from .replies import oauth_error
@@ -28,11 +35,7 @@ class RelayedBackend(Switchboard):
 
     def __init__(self, keycloak: KeycloakBackend, settings: Settings) -> None:
         super().__init__(settings)
-        self.keycloak = keycloak
-        self.membership = keycloak.membership
-        self.ensure_organization = keycloak.ensure_organization
-        self.organization = keycloak.organization
-        self.rotate_secret = keycloak.rotate_secret
+        self.keycloak: KeycloakBackend = keycloak
 
     def register(self, request: RegisterServiceRequest, root_url: str) -> RegisterServiceResponse:
         """Register, and name the relay in place of the token endpoint."""
@@ -40,6 +43,22 @@ class RelayedBackend(Switchboard):
         answer = self.keycloak.register(request, root_url)
         path = answer.token_endpoint.partition("/realms/")[2]
         return evolve(answer, token_endpoint=f"{root_url}/realms/{path}")
+
+    def membership(self, params: VerifyMembershipParams) -> VerifyMembershipResponse:
+        """Say whether a user is a member of an organization, and in which role."""
+        return self.keycloak.membership(params)
+
+    def ensure_organization(self, request: EnsureSystemOrgRequest) -> Organization:
+        """Create a system organization unless it exists, and return it."""
+        return self.keycloak.ensure_organization(request)
+
+    def organization(self, name: str) -> Organization | None:
+        """Return a system organization by its name."""
+        return self.keycloak.organization(name)
+
+    def rotate_secret(self, name: str) -> bool:
+        """Replace a client's secret behind everybody's back; return whether there is such one."""
+        return self.keycloak.rotate_secret(name)
 
 
 def _add_relay(app: Flask, backend: RelayedBackend) -> None:
@@ -77,7 +96,7 @@ class RelayServer(AppServer):
     """
 
     def __init__(self, internal_token: str, backend: RelayedBackend, *, port: int = 0) -> None:
-        self.backend = backend
+        self.backend: RelayedBackend = backend
         app = create_app(internal_token, backend)
         add_switchboard(app, backend)
         _add_relay(app, backend)
