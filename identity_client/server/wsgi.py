@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 from attrs import frozen
@@ -23,6 +23,8 @@ from .app import create_app
 
 if TYPE_CHECKING:
     from .keycloak import KeycloakBackend
+
+_T = TypeVar("_T", bound="KeycloakSettings")
 
 
 @frozen(kw_only=True, eq=False, repr=False)
@@ -43,7 +45,9 @@ class KeycloakSettings(Value):
 
     @classmethod
     @sealed
-    def from_env(cls, environ: Mapping[str, str], **overrides: str | None) -> Any:
+    def from_env(  # noqa: PYI019  # Self is not in Python 3.10
+        cls: type[_T], environ: Mapping[str, str], **overrides: str | None
+    ) -> _T:
         """Read the settings from environment variables; each secret may come from a ``_FILE``.
 
         Args:
