@@ -137,12 +137,19 @@ def _setting(
     )
 
 
-def _check_all(settings: Any) -> None:
-    # Not by attrs' validators: to compile the calls of so many shows in the time of the import.
-    for setting in attrs.fields(cast(Any, type(settings))):
-        value = getattr(settings, setting.name)
-        if value is not None or setting.default is not None:
-            setting.metadata["check"](settings, setting, value)
+class CheckedValue(Value):
+    """A value whose members are settings, which are checked when it is made.
+
+    Not by attrs' validators: to compile the calls of so many shows in the time of the import.
+    """
+
+    __slots__ = ()
+
+    def __attrs_post_init__(self) -> None:
+        for setting in attrs.fields(cast(Any, type(self))):
+            value = getattr(self, setting.name)
+            if value is not None or setting.default is not None:
+                setting.metadata["check"](self, setting, value)
 
 
 def _read_flag(text: str) -> bool:
@@ -164,7 +171,7 @@ def _sealed_init(cls: _Class) -> _Class:
 
 @_sealed_init
 @frozen(kw_only=True, eq=False, repr=False)
-class IdentityApiClientOptions(Value):
+class IdentityApiClientOptions(CheckedValue):
     """What an `IdentityApiClient` is made of.
 
     Attributes:
@@ -184,13 +191,10 @@ class IdentityApiClientOptions(Value):
     ca_bundle: str | None = _setting(None, _text, None)
     client_cert: str | tuple[str, str] | None = _setting(None, _certificate, None)
 
-    def __attrs_post_init__(self) -> None:
-        _check_all(self)
-
 
 @_sealed_init
 @frozen(kw_only=True, eq=False, repr=False)
-class IdentityBootstrapConfig(Value):
+class IdentityBootstrapConfig(CheckedValue):
     """The settings of an `IdentityBootstrapService`; times are in seconds, 1000000 at most.
 
     Attributes:
@@ -267,7 +271,7 @@ class IdentityBootstrapConfig(Value):
     )
 
     def __attrs_post_init__(self) -> None:
-        _check_all(self)
+        super().__attrs_post_init__()
         fields = attrs.fields_dict(type(self))
         if self.client_secret is None and self.client_secret_file is not None:
             object.__setattr__(self, "client_secret", self.read_client_secret())

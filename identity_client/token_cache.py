@@ -22,6 +22,10 @@ from .models import AccessToken
 # So it serves this many seconds at most before a caller or the worker looks at both clocks again.
 LEASE = 15.0
 
+# Servers put the end of a token (``exp``) at whole seconds. Rounded down, as Keycloak does it, that
+# comes up to this many seconds before ``expires_in`` is over.
+ROUNDING = 1.0
+
 # The part of the time to the refresh that is left to chance, so that a fleet does not refresh in
 # step. A token that replaces none may be one of many that were issued in the same second (a boot,
 # the end of an outage, revoked keys): its refresh is spread wide, and the next ones drift on.
@@ -45,12 +49,14 @@ class Snapshot:
     def of(cls, token: AccessToken, refresh_ratio: float, *, replaces_one: bool = True) -> Snapshot:
         """Draw the two lines of a lifetime: when it is due, and when it may not be served any more.
 
-        Both are fractions, so that a token of any lifetime is served before it is replaced. It is
-        due at ``refresh_ratio`` at the latest, and before by chance: a little if it replaces one.
+        Both are fractions, so that a token of any lifetime is served before it is replaced, and
+        there is time between them to replace it. It is due at ``refresh_ratio`` at the latest, and
+        before by chance: a little if it replaces one.
         """
         lifetime = token.expires_in
-        usable_for = lifetime - min(10.0, 0.05 * lifetime)
-        due = min(refresh_ratio * lifetime, usable_for)
+        leeway = max(min(10.0, 0.05 * lifetime), min(ROUNDING, 0.1 * lifetime))
+        usable_for = lifetime - leeway
+        due = min(refresh_ratio * lifetime, 0.95 * usable_for)
         spread = SPREAD if replaces_one else SPREAD_OF_FIRST
         return cls(
             value=token.value,

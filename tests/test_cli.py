@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pty
@@ -47,6 +48,12 @@ PRECONFIGURED = {
     "SERVICE_CLIENT_ID": "orders",
     "SERVICE_CLIENT_SECRET": CLIENT_SECRET,
     "SERVICE_TOKEN_ENDPOINT": "{issuing_url}/token",
+}
+
+ON_KEYCLOAK = {
+    "IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN,
+    "IDENTITY_KEYCLOAK_CLIENT_ID": "identity-api",
+    "IDENTITY_KEYCLOAK_CLIENT_SECRET": CLIENT_SECRET,
 }
 
 SLOW_TO_RETRY = {"IDENTITY_BASE_RETRY_DELAY": "5", "IDENTITY_REQUEST_TIMEOUT": "0.5"}
@@ -381,6 +388,27 @@ EXITS = [
         2,
         "0.0 is not in the range",
         id="serve: tokens that do not live",
+    ),
+    pytest.param(
+        ["serve", "--keycloak-url", "http://127.0.0.1:9"],
+        {"IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN},
+        2,
+        "client_id (IDENTITY_KEYCLOAK_CLIENT_ID) is missing",
+        id="serve: nobody to be in Keycloak",
+    ),
+    pytest.param(
+        ["serve", "--keycloak-url", "keycloak:8080"],
+        ON_KEYCLOAK,
+        2,
+        "url (IDENTITY_KEYCLOAK_URL) is not",
+        id="serve: an address that is none",
+    ),
+    pytest.param(
+        ["serve", "--keycloak-url", "http://127.0.0.1:9", "--host", "192.0.2.1"],
+        ON_KEYCLOAK,
+        2,
+        "cannot listen on 192.0.2.1:3053: ",
+        id="serve: another machine's address, in front of Keycloak",
     ),
 ]
 
@@ -738,4 +766,23 @@ def test_the_command_asks_for_the_extra_server(
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
         "identity-client: flask is missing; pip install 'identity-client[server]'\n"
+    )
+
+
+def test_a_demo_without_a_client_in_keycloak_does_not_begin(run: Run) -> None:
+    result = run("demo", "--keycloak-url", "http://127.0.0.1:9")
+    assert result.exit_code == 2
+    assert "IDENTITY_KEYCLOAK_CLIENT_ID" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["serve", "demo"])
+def test_the_command_asks_for_the_extra_keycloak(
+    run: Run, hide: Callable[[str, str], None], name: str
+) -> None:
+    importlib.import_module("identity_client.server.keycloak")
+    hide("identity_client.server.keycloak", "keycloak")
+    result = run(name, "--keycloak-url", "http://127.0.0.1:9", **ON_KEYCLOAK)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "identity-client: keycloak is missing; pip install 'identity-client[keycloak]'\n"
     )

@@ -87,7 +87,7 @@ def test_200_threads_that_come_after_a_failure_get_it_at_once_and_make_no_reques
 def test_16_threads_never_wait_for_a_slow_refresh_of_a_usable_token(
     preconfigured: Callable[..., Any],
 ) -> None:
-    # Due 5 s after it was asked for, usable until 9.5 s: the threads ask from 4.5 s to 10.5 s in
+    # Due 5 s after it was asked for, usable until 9 s: the threads ask from 4.5 s to 10.5 s in
     # the peers' measurement; here the refresh falls into the middle of the 6 s.
     service, endpoint = preconfigured(
         token_reply("first", expires_in=10), token_reply("second"), refresh_ratio=0.3

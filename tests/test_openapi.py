@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -18,7 +19,13 @@ from jsonschema import Draft202012Validator
 from support.canned import CannedServer, reply
 
 from identity_client import IdentityApiClient, InvalidResponseError, SecretNotReturnedError
-from identity_client.server import EmbeddedBackend, IdentityServer, create_app
+from identity_client.server import (
+    AppServer,
+    BackendError,
+    EmbeddedBackend,
+    IdentityServer,
+    create_app,
+)
 
 DOCUMENT: dict[str, Any] = yaml.safe_load(
     (Path(__file__).parents[1] / "docs" / "identity-api.openapi.yaml").read_text("utf-8")
@@ -84,7 +91,7 @@ def problems(schema: dict[str, Any], document: object) -> list[str]:
 
 
 def ask(
-    api: IdentityServer, operation_id: str, *, token: str = INTERNAL_TOKEN, name: str = "platform"
+    api: AppServer, operation_id: str, *, token: str = INTERNAL_TOKEN, name: str = "platform"
 ) -> Callable[..., requests.Response]:
     operation = OPERATIONS[operation_id]
     url = api.url + operation.path.format(name=quote(name, safe=""))
@@ -119,6 +126,29 @@ class Case(NamedTuple):
     name: str = "platform"
     token: str = INTERNAL_TOKEN
     faults: Mapping[str, Any] = NOTHING
+    broken: bool = False
+
+
+class Broken:
+    """A backend that has one answer to everything."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+
+    def _fail(self, *_: object) -> Any:
+        raise BackendError(self._status, "this is why")
+
+    register = membership = ensure_organization = organization = _fail
+
+
+@contextmanager
+def server_of(case: Case, furnished: IdentityServer) -> Iterator[AppServer]:
+    furnished.backend.change(**case.faults)
+    if not case.broken:
+        yield furnished
+    else:
+        with AppServer(create_app(INTERNAL_TOKEN, Broken(case.status))) as server:
+            yield server
 
 
 SECOND = {**REQUESTS["registerService"]["json"], "name": "registered"}
@@ -150,6 +180,9 @@ CASES = {
     "an organization by its name": Case("getSystemOrganization", 200),
     "no organization of that name": Case("getSystemOrganization", 404, name="a/b"),
     "health": Case("health", 200, token="wrong"),
+    "a service whose name is another's": Case("registerService", 409, broken=True),
+    "an organization whose name is another's": Case("ensureSystemOrganization", 409, broken=True),
+    **{f"{name} of a backend that fails": Case(name, 502, broken=True) for name in INTERNAL},
     **{f"{name} with a wrong token": Case(name, 401, token="wrong") for name in INTERNAL},
     **{f"{name} that fails": Case(name, 500, faults={"api_error_rate": 1.0}) for name in INTERNAL},
     **{f"{name} in an outage": Case(name, 503, faults={"api_outage": True}) for name in INTERNAL},
@@ -158,9 +191,9 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_what_the_server_answers_is_in_the_contract(furnished: IdentityServer, case: Case) -> None:
-    furnished.backend.change(**case.faults)
-    send = ask(furnished, case.operation_id, token=case.token, name=case.name)
-    answer = send(**case.request)
+    with server_of(case, furnished) as server:
+        send = ask(server, case.operation_id, token=case.token, name=case.name)
+        answer = send(**case.request)
     assert answer.status_code == case.status, answer.text
     assert answer.headers["Content-Type"] == "application/json"
     schema = OPERATIONS[case.operation_id].response(case.status)

@@ -119,14 +119,35 @@ def _service(
     return IdentityBootstrapService(IdentityBootstrapConfig.from_env(**overrides))
 
 
-def _token_lifetime(default: float) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _token_lifetime(
+    default: float | None, text: str = "Seconds that an access token lives."
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     return click.option(
         "--token-lifetime",
         type=click.FloatRange(0, 86400, min_open=True),
         default=default,
         show_default=True,
-        help="Seconds that an access token lives.",
+        help=text,
     )
+
+
+def _keycloak_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option(
+            "--keycloak-url",
+            envvar="IDENTITY_KEYCLOAK_URL",
+            help="Address of Keycloak [IDENTITY_KEYCLOAK_URL].",
+        ),
+        click.option(
+            "--keycloak-realm",
+            envvar="IDENTITY_KEYCLOAK_REALM",
+            default="xema",
+            show_default=True,
+            help="Realm to register services in [IDENTITY_KEYCLOAK_REALM].",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @contextmanager
@@ -251,48 +272,94 @@ def clear(yes: bool, **options: Any) -> None:
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=3053, show_default=True)
-@_token_lifetime(300.0)
+@_token_lifetime(None, "Seconds that an access token lives [default: 300, or as the realm says].")
+@_keycloak_options
 @_told
-def serve(host: str, port: int, token_lifetime: float) -> None:
-    """Run a reference identity-api with its own token endpoint; for development only.
+def serve(
+    host: str,
+    port: int,
+    token_lifetime: float | None,
+    keycloak_url: str | None,
+    keycloak_realm: str,
+) -> None:
+    """Run a reference identity-api: with its own token endpoint, for development, or on Keycloak.
 
-    Callers need the bearer token in IDENTITY_API_INTERNAL_TOKEN, which you choose. With it,
-    PATCH /dev/settings changes token lifetime and faults while the server runs, and
-    POST /dev/services/NAME/rotate-secret rotates a secret.
+    Callers need the bearer token in IDENTITY_API_INTERNAL_TOKEN, which you choose. With it, and
+    without Keycloak, PATCH /dev/settings changes token lifetime and faults while the server runs,
+    and POST /dev/services/NAME/rotate-secret rotates a secret.
+
+    With --keycloak-url, services are registered in that realm, as the client in
+    IDENTITY_KEYCLOAK_CLIENT_ID with IDENTITY_KEYCLOAK_CLIENT_SECRET. Of all secrets, a variable
+    with the suffix _FILE may name a file instead.
     """
     server_module = _server()
+    if keycloak_url is None:
+        title = "identity-api for development, not for production,"
+        settings = server_module.Settings(token_lifetime=token_lifetime or 300.0)
+        backend = server_module.EmbeddedBackend(settings)
+        app = server_module.create_app(_internal_token(), backend)
+    else:
+        title = f"identity-api for the realm {keycloak_realm!r}"
+        app = _keycloak_app(keycloak_url, keycloak_realm, token_lifetime)
+    try:
+        server = server_module.AppServer(app, host=host, port=port)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    with suppress(KeyboardInterrupt):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+        click.echo(f"{title} on {server.url}", err=True)
+        server.run()
+    server.stop()
+    click.echo("stopped", err=True)
+
+
+def _internal_token() -> str:
     internal_token = os.environ.get("IDENTITY_API_INTERNAL_TOKEN", "")
     if not internal_token:
         raise ConfigurationError(
             "IDENTITY_API_INTERNAL_TOKEN is missing; set it to a token of your choice, "
             "which callers then have to send"
         )
-    try:
-        server = server_module.IdentityServer(
-            internal_token,
-            host=host,
-            port=port,
-            settings=server_module.Settings(token_lifetime=token_lifetime),
-        )
-    except OSError as error:
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    with suppress(KeyboardInterrupt):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        click.echo(f"identity-api for development, not for production, on {server.url}", err=True)
-        server.run()
-    server.stop()
-    click.echo("stopped", err=True)
+    return internal_token
+
+
+def _keycloak_app(url: str, realm: str, token_lifetime: float | None) -> Any:
+    from ..server.wsgi import create_keycloak_app  # the extra server was there a moment ago
+
+    with _keycloak_extra():
+        return create_keycloak_app(url=url, realm=realm, token_lifetime=token_lifetime)
 
 
 @cli.command()
 @_token_lifetime(10.0)
-def demo(token_lifetime: float) -> None:
-    """Show the whole job on this machine: outages, 200 threads, refreshes, a rotated secret."""
+@_keycloak_options
+@_told
+def demo(token_lifetime: float, keycloak_url: str | None, keycloak_realm: str) -> None:
+    """Show the whole job on this machine: outages, 200 threads, refreshes, a rotated secret.
+
+    With --keycloak-url it plays on that realm, as the client in IDENTITY_KEYCLOAK_CLIENT_ID with
+    IDENTITY_KEYCLOAK_CLIENT_SECRET; what it registers there is deleted in the end.
+    """
     _server()
     from .demo import run  # needs the extra server, which the other commands do without
+    from .stages import Embedded, OnKeycloak
 
-    sys.exit(0 if run(lifetime=token_lifetime) else FAILED)
+    with _keycloak_extra():
+        stage = (
+            OnKeycloak(keycloak_url, keycloak_realm, token_lifetime)
+            if keycloak_url
+            else Embedded(token_lifetime)
+        )
+    sys.exit(0 if run(stage=stage) else FAILED)
+
+
+@contextmanager
+def _keycloak_extra() -> Generator[None, None, None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        _give_up(f"{error.name} is missing; pip install 'identity-client[keycloak]'", MISCONFIGURED)
 
 
 def _server() -> Any:

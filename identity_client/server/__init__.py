@@ -4,7 +4,16 @@ Needs the extra ``server``: ``pip install "identity-client[server]"``.
 """
 
 from .app import create_app
-from .backend import EmbeddedBackend, Settings
-from .runner import IdentityServer
+from .backend import Backend, BackendError, EmbeddedBackend
+from .runner import AppServer, IdentityServer
+from .switchboard import Settings
 
-__all__ = ["EmbeddedBackend", "IdentityServer", "Settings", "create_app"]
+__all__ = [
+    "AppServer",
+    "Backend",
+    "BackendError",
+    "EmbeddedBackend",
+    "IdentityServer",
+    "Settings",
+    "create_app",
+]

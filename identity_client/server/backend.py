@@ -1,47 +1,66 @@
-"""What identity-api keeps: services and their clients, organizations, memberships; in memory."""
+"""What an identity-api keeps services, organizations and memberships in, and one in memory."""
 
 from __future__ import annotations
 
 import secrets
-import threading
 import uuid
-from collections import Counter
-from typing import Any
+from typing import Protocol
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field
 
 from ..models import (
     EnsureSystemOrgRequest,
     Organization,
     RegisterServiceRequest,
+    RegisterServiceResponse,
     VerifyMembershipParams,
     VerifyMembershipResponse,
 )
+from .switchboard import Settings, Switchboard
 
 ROLES = ("micro-service",)
 
+REALM = "xema"
+TOKEN_PATH = f"/realms/{REALM}/protocol/openid-connect/token"
 
-@frozen(kw_only=True)
-class Settings:
-    """What can be changed while the server runs: token lifetime and faults.
+
+class BackendError(Exception):
+    """A call cannot be answered.
 
     Attributes:
-        token_lifetime: seconds that a new access token lives.
-        api_latency: seconds that every identity-api call takes.
-        api_outage: whether every identity-api call answers 503.
-        api_error_rate: the part of identity-api calls that answer 500, 0 to 1.
-        token_latency: seconds that every token request takes.
-        token_outage: whether every token request answers 503.
-        token_error_rate: the part of token requests that answer 500, 0 to 1.
+        status: the HTTP status that says so: 409, 502 or 503.
+        message: why, without secrets.
     """
 
-    token_lifetime: float = 300.0
-    api_latency: float = 0.0
-    api_outage: bool = False
-    api_error_rate: float = 0.0
-    token_latency: float = 0.0
-    token_outage: bool = False
-    token_error_rate: float = 0.0
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+
+class Backend(Protocol):
+    """What the contract's calls need; everything may raise `BackendError`."""
+
+    def register(self, request: RegisterServiceRequest, root_url: str) -> RegisterServiceResponse:
+        """Create a client, or find it; a secret is told only when it is new.
+
+        Args:
+            request: what to register.
+            root_url: the address that the caller knows this server by.
+        """
+        ...
+
+    def membership(self, params: VerifyMembershipParams) -> VerifyMembershipResponse:
+        """Say whether a user is a member of an organization, and in which role."""
+        ...
+
+    def ensure_organization(self, request: EnsureSystemOrgRequest) -> Organization:
+        """Create a system organization unless it exists, and return it."""
+        ...
+
+    def organization(self, name: str) -> Organization | None:
+        """Return a system organization by its name."""
+        ...
 
 
 @define(eq=False)
@@ -56,55 +75,36 @@ class Client:
     subject: str = field(factory=lambda: str(uuid.uuid4()))
 
 
-@frozen
-class Registration:
-    """How a registration went; the secret only when it is new."""
-
-    client: Client
-    secret: str | None = field(repr=False)
-    already_existed: bool
-    secret_regenerated: bool
-
-
-class EmbeddedBackend:
-    """An identity-api's memory. Thread-safe.
-
-    Attributes:
-        requests: how often each endpoint was asked, by its name.
-        settings: the current settings; replaced as a whole by `change`.
-    """
+class EmbeddedBackend(Switchboard):
+    """An identity-api's memory, with a switchboard for its faults. Thread-safe."""
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.requests: Counter[str] = Counter()
-        self.settings: Settings = settings or Settings()
+        super().__init__(settings)
         self._clients: dict[str, Client] = {}
         self._organizations: dict[str, Organization] = {}
         self._members: dict[VerifyMembershipParams, str] = {}
-        self._lock = threading.Lock()
 
-    def change(self, **settings: Any) -> Settings:
-        """Change some settings and return all."""
-        with self._lock:
-            self.settings = evolve(self.settings, **settings)
-            return self.settings
-
-    def count(self, endpoint: str) -> None:
-        """Count one request to an endpoint."""
-        with self._lock:
-            self.requests[endpoint] += 1
-
-    def register(self, request: RegisterServiceRequest) -> Registration:
+    def register(self, request: RegisterServiceRequest, root_url: str) -> RegisterServiceResponse:
         """Create a client, or find it; a secret is told only when it is new."""
+        self.count("register")
         with self._lock:
             client = self._clients.get(request.name)
+            existed = client is not None
             if client is None:
                 client = Client(str(uuid.uuid4()), request.name, _new_secret())
                 self._clients[request.name] = client
-                return Registration(client, client.secret, False, False)
-            if request.regenerate_secret:
+            elif request.regenerate_secret:
                 client.secret = _new_secret()
-                return Registration(client, client.secret, True, True)
-            return Registration(client, None, True, False)
+            regenerated = existed and request.regenerate_secret
+            return RegisterServiceResponse(
+                id=client.id,
+                client_id=client.client_id,
+                client_secret=client.secret if regenerated or not existed else None,
+                token_endpoint=root_url + TOKEN_PATH,
+                roles=client.roles,
+                already_existed=existed,
+                secret_regenerated=regenerated,
+            )
 
     def rotate_secret(self, name: str) -> bool:
         """Replace a client's secret behind everybody's back; return whether there is such one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import hmac
 import math
-import random
+import re
 import time
 import uuid
 from functools import cache
@@ -19,6 +19,8 @@ from authlib.integrations.flask_oauth2 import AuthorizationServer
 from authlib.oauth2.rfc6749 import (
     ClientMixin,
     InvalidClientError,
+    InvalidRequestError,
+    InvalidScopeError,
     OAuth2Request,
     UnauthorizedClientError,
 )
@@ -28,12 +30,11 @@ from flask import Blueprint, Flask, Response, jsonify, request
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from .backend import Client, EmbeddedBackend
+from .backend import REALM, TOKEN_PATH, Client, EmbeddedBackend
+from .replies import oauth_error
+from .switchboard import token_fault
 
-REALM = "xema"
-_PATH = f"/realms/{REALM}/protocol/openid-connect"
-TOKEN_PATH = f"{_PATH}/token"
-CERTS_PATH = f"{_PATH}/certs"
+CERTS_PATH = f"/realms/{REALM}/protocol/openid-connect/certs"
 ISSUER_PATH = f"/realms/{REALM}"
 
 _SCOPES = ("email", "profile", "openid", "roles", "basic", "service_account")
@@ -60,20 +61,20 @@ def add_token_endpoint(app: Flask, backend: EmbeddedBackend) -> None:
 
     @routes.post(TOKEN_PATH)
     def token() -> Any:
-        backend.count("token")
-        settings = backend.settings
-        time.sleep(settings.token_latency)
-        if settings.token_outage:
-            return _oauth_error(503, "temporarily_unavailable", "The server is being restarted")
-        if random.random() < settings.token_error_rate:
-            return _oauth_error(
-                500, "unknown_error", "For more on this error consult the server log"
-            )
+        fault = token_fault(backend)
+        if fault is not None:
+            return fault
         if "grant_type" not in request.form:
-            return _oauth_error(400, "invalid_request", "Missing form parameter: grant_type")
+            return oauth_error(400, "invalid_request", "Missing form parameter: grant_type")
         if request.form["grant_type"] != "client_credentials":
-            return _oauth_error(400, "unsupported_grant_type", "Unsupported grant_type")
-        return server.create_token_response()
+            return oauth_error(400, "unsupported_grant_type", "Unsupported grant_type")
+        answer: Any = server.create_token_response()
+        del answer.headers["WWW-Authenticate"]
+        return answer
+
+    @routes.get(TOKEN_PATH)
+    def no_token() -> Any:
+        return jsonify(error="HTTP 405 Method Not Allowed"), 405
 
     @routes.get(CERTS_PATH)
     def certs() -> Response:
@@ -110,6 +111,13 @@ class _Server(AuthorizationServer):
         made.payload = BasicOAuth2Payload(request.form)
         return made
 
+    def validate_requested_scope(self, scope: Any) -> None:
+        try:
+            super().validate_requested_scope(scope)
+        except InvalidScopeError as error:
+            error.description = f"Invalid scopes: {scope}"
+            raise
+
 
 class _AuthlibClient(ClientMixin):
     """A client as Authlib wants to ask it."""
@@ -136,26 +144,37 @@ def _find(backend: EmbeddedBackend, client_id: str) -> _AuthlibClient | None:
     return _AuthlibClient(record) if record is not None and record.enabled else None
 
 
-def _authenticate(query_client: Any, request: Any) -> _AuthlibClient:
-    client_id, secret = _credentials(request)
+def _authenticate(query_client: Any, asked: Any) -> _AuthlibClient:
+    client_id, secret = _credentials(asked)
     client: _AuthlibClient | None = query_client(client_id)
     if client is None:
         raise InvalidClientError(description=_REFUSED, status_code=401)
     if not client.check_client_secret(secret):
         raise UnauthorizedClientError(description=_REFUSED, status_code=401)
+    if any(len(values) > 1 for _, values in request.form.lists()):
+        raise InvalidRequestError(description="duplicated parameter")
     return client
 
 
-def _credentials(request: Any) -> tuple[str, str]:
+def _credentials(asked: Any) -> tuple[str, str]:
     """Read them; Authlib's own reader of Basic knows no form-encoding (RFC 6749 section 2.3.1)."""
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "basic":
-        form = request.payload.data
-        return form.get("client_id", ""), form.get("client_secret", "")
+    form = asked.payload.data
+    user, password = _basic(asked.headers.get("Authorization", ""))
+    return form.get("client_id", user), form.get("client_secret", password)
+
+
+def _basic(header: str) -> tuple[str, str]:
+    scheme, _, value = header.partition(" ")
     try:
-        user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+        user, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
     except ValueError:
         return "", ""
+    if scheme.lower() != "basic" or not colon:
+        return "", ""
+    if re.search(r"%(?![0-9a-fA-F]{2})", user + password):
+        raise UnauthorizedClientError(
+            description="Unexpected error when authenticating client", status_code=400
+        )
     return unquote_plus(user), unquote_plus(password)
 
 
@@ -171,9 +190,10 @@ def _issue(
 ) -> dict[str, Any]:
     lifetime = backend.settings.token_lifetime
     now = time.time()
-    granted = scope or "email profile"
+    # These two are granted always; of the rest, only openid is shown.
+    granted = "openid email profile" if "openid" in (scope or "").split() else "email profile"
     claims = {
-        "exp": math.ceil(now + lifetime),
+        "exp": _expiry(now, lifetime),
         "iat": int(now),
         "jti": f"trrtcc:{uuid.uuid4()}",
         "iss": request.host_url.rstrip("/") + ISSUER_PATH,
@@ -198,5 +218,11 @@ def _issue(
     }
 
 
-def _oauth_error(status: int, error: str, description: str) -> tuple[Response, int]:
-    return jsonify(error=error, error_description=description), status
+def _expiry(now: float, lifetime: float) -> int:
+    """Return the end of a token; like the time of issue, in whole seconds that have begun.
+
+    So tokens end up to 1 s before ``expires_in`` is over. Those that live for a few seconds or for
+    parts of one are for tests alone, and end up to 1 s after.
+    """
+    whole = lifetime >= 10 and lifetime == int(lifetime)
+    return int(now) + int(lifetime) if whole else math.ceil(now + lifetime)

@@ -6,47 +6,35 @@ import socket
 import threading
 from typing import Any
 
+from flask import Flask
 from waitress import wasyncore
 from waitress.server import create_server
 
 from .app import create_app
-from .backend import EmbeddedBackend, Settings
+from .backend import EmbeddedBackend
+from .switchboard import Settings
 
 
-class IdentityServer:
-    """An identity-api with a token endpoint, on one port; a context manager.
-
-    For development and tests: it keeps everything in memory, and its token endpoint knows one
-    grant only.
+class AppServer:
+    """An app of this package on one port; a context manager.
 
     Args:
-        internal_token: the bearer token that callers must have.
+        app: the app.
         host: the address to listen on; loopback unless told otherwise.
         port: the port, 0 for a free one.
-        settings: token lifetime and faults to begin with; not with a backend, which has its own.
-        backend: what it keeps, if not a new `EmbeddedBackend`.
         threads: how many requests are handled at once.
 
     Attributes:
-        backend: what it keeps; change it while the server runs.
         url: its address.
     """
 
     def __init__(
-        self,
-        internal_token: str,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        settings: Settings | None = None,
-        backend: EmbeddedBackend | None = None,
-        threads: int = 16,
+        self, app: Flask, *, host: str = "127.0.0.1", port: int = 0, threads: int = 16
     ) -> None:
-        self.backend: EmbeddedBackend = backend or EmbeddedBackend(settings)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
         self._server: Any = create_server(
-            create_app(internal_token, self.backend),
+            app,
             sockets=[listener],
             threads=threads,
             connection_limit=1000,  # each replica of a service keeps two connections
@@ -82,9 +70,46 @@ class IdentityServer:
         for channel in list(self._server._map.values()):
             wasyncore.dispatcher.close(channel)
 
-    def __enter__(self) -> IdentityServer:
+    def __enter__(self) -> AppServer:
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+class IdentityServer(AppServer):
+    """An identity-api with a token endpoint, on one port; a context manager.
+
+    For development and tests: it keeps everything in memory, and its token endpoint knows one
+    grant only.
+
+    Args:
+        internal_token: the bearer token that callers must have.
+        host: the address to listen on; loopback unless told otherwise.
+        port: the port, 0 for a free one.
+        settings: token lifetime and faults to begin with; not with a backend, which has its own.
+        backend: what it keeps, if not a new `EmbeddedBackend`.
+        threads: how many requests are handled at once.
+
+    Attributes:
+        backend: what it keeps; change it while the server runs.
+    """
+
+    def __init__(
+        self,
+        internal_token: str,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        settings: Settings | None = None,
+        backend: EmbeddedBackend | None = None,
+        threads: int = 16,
+    ) -> None:
+        self.backend: EmbeddedBackend = backend or EmbeddedBackend(settings)
+        app = create_app(internal_token, self.backend)
+        super().__init__(app, host=host, port=port, threads=threads)
+
+    def __enter__(self) -> IdentityServer:
+        self.start()
+        return self

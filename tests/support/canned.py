@@ -71,7 +71,7 @@ class CannedServer:
                 except ConnectionError:
                     self.close_connection = True
 
-            do_GET = do_POST = do_PUT = _handle
+            do_GET = do_POST = do_PUT = do_DELETE = _handle
 
             def log_message(self, *args: object) -> None:
                 pass

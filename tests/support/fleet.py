@@ -13,9 +13,8 @@ from conftest import INTERNAL_TOKEN
 from joserfc import jwt
 from joserfc.jwk import KeySet
 
-from identity_client import IdentityApiClient, RegisterServiceRequest
+from identity_client import IdentityApiClient, RegisterServiceRequest, RegisterServiceResponse
 from identity_client.server import EmbeddedBackend, IdentityServer, Settings
-from identity_client.server.backend import Registration
 from identity_client.server.oauth import CERTS_PATH
 from support.replicas import Replicas, Reply
 
@@ -31,10 +30,10 @@ class CountingBackend(EmbeddedBackend):
         super().__init__(Settings(**settings))
         self.secrets_made = 0
 
-    def register(self, request: RegisterServiceRequest) -> Registration:
-        registration = super().register(request)
-        self.secrets_made += registration.secret is not None
-        return registration
+    def register(self, request: RegisterServiceRequest, root_url: str) -> RegisterServiceResponse:
+        reply = super().register(request, root_url)
+        self.secrets_made += reply.client_secret is not None
+        return reply
 
 
 def tokens_of(replies: list[Reply], api: IdentityServer) -> list[str]:

@@ -1,0 +1,54 @@
+"""How the contract's calls are read and answered: checked bodies, the envelope, its errors."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TypeVar
+
+from flask import Response, jsonify, request
+
+from .. import wire
+from ..models import ApiEnvelope
+
+_T = TypeVar("_T")
+
+# No lone surrogates either: they cannot be encoded.
+_TEXT = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
+
+
+def body(kind: type[_T]) -> _T:
+    """Read the request's body."""
+    return checked(wire.parse_json(request.get_data()), kind)
+
+
+def checked(document: object, kind: type[_T]) -> _T:
+    """Make a value of what a request brought."""
+    value = wire.from_wire(document, kind)
+    for name, member in wire.to_wire(value).items():
+        if isinstance(member, str) and not is_text(member):
+            raise wire.WireError(
+                f"its member {name!r} is blank, has a control character, "
+                "or has more than 255 characters"
+            )
+    return value
+
+
+def is_text(member: str) -> bool:
+    """Whether a text is one that the contract allows."""
+    return _TEXT.fullmatch(member) is not None
+
+
+def reply(value: object) -> Response:
+    """Answer with a value in the envelope."""
+    return jsonify(wire.to_wire(ApiEnvelope(value)))
+
+
+def refusal(status: int, message: str) -> tuple[Response, int]:
+    """Answer with an error."""
+    return jsonify(statusCode=status, message=message, error=HTTPStatus(status).phrase), status
+
+
+def oauth_error(status: int, error: str, description: str) -> tuple[Response, int]:
+    """Answer with an error of a token endpoint."""
+    return jsonify(error=error, error_description=description), status
