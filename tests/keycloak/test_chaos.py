@@ -15,7 +15,7 @@ from support.watched import Watched
 from identity_client import EventKind, ServiceState
 from identity_client.server import AppServer, IdentityServer, Settings, create_app
 
-# Of tokens that live 10 s: one comes every 8.55 s, and is used for 9 s.
+# Of tokens that live 10 s: one comes after 8.55 s at the latest, and is used for 9 s.
 LIFETIME = 10
 LONGER_THAN_A_TOKEN_LIVES = 12.0
 
