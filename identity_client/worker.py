@@ -190,6 +190,9 @@ class Worker:
 
     def _end_with(self, flight: Flight, error: IdentityError) -> None:
         self.last_error = error.message
+        if self._cache.is_closed:
+            self._cache.fail(flight, error, 0.0)  # to whom it may concern; nobody else is told
+            return
         if self._source.credentials is None:
             self._end_registration_attempt(flight, error)
             return
