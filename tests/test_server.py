@@ -858,10 +858,15 @@ class TestServing:
             seen.append(requests.get(f"{api.url}/health", timeout=10).status_code)
             os.kill(os.getpid(), signal.SIGINT)
 
-        asking = threading.Thread(target=ask_and_interrupt)
-        asking.start()
-        api.run()
-        asking.join()
-        api.stop()
+        # A shell starts what runs in the background with interrupts ignored.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            asking = threading.Thread(target=ask_and_interrupt)
+            asking.start()
+            api.run()
+            asking.join()
+            api.stop()
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert seen == [200]
         assert not accepts("127.0.0.1", api.url)
