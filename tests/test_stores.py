@@ -384,7 +384,7 @@ def test_a_child_does_not_keep_the_lock_of_a_holder_that_was_killed(url: str) ->
     os.kill(holder, signal.SIGKILL)
     os.waitpid(holder, 0)
     try:
-        with store_at(url).lock(0):
+        with store_at(url).lock(2):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
