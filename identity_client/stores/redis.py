@@ -70,7 +70,9 @@ class RedisStore:
         self._client: Any = None
         self._pid = 0
         try:
-            self._connect()
+            pool = self._connect().connection_pool
+            # One that is not used: what the first one imports may not be imported in the worker.
+            pool.connection_class(**pool.connection_kwargs)
         except (ValueError, TypeError, RedisError):
             raise ConfigurationError(
                 "credential_store (IDENTITY_CREDENTIAL_STORE) is not a URL that redis-py "
