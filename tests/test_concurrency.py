@@ -41,29 +41,42 @@ def ask_together(
     return outcomes, slowest[0]
 
 
+def the_least_of_three(round_of_calls: Callable[[], float]) -> float:
+    """Measure three times: what else the machine does only adds to a time."""
+    return min(round_of_calls() for _ in range(3))
+
+
 def test_200_threads_on_a_cold_cache_make_one_token_request(
     preconfigured: Callable[..., Any],
 ) -> None:
-    service, endpoint = preconfigured()
     delay = 0.3
-    endpoint.before_answer = lambda asked: time.sleep(delay)
-    outcomes, slowest = ask_together(service)
-    assert outcomes == ["a-token"] * THREADS
-    assert len(endpoint.asked) == 1
-    assert slowest < delay + 0.15
+
+    def round_of_calls() -> float:
+        service, endpoint = preconfigured()
+        endpoint.before_answer = lambda asked: time.sleep(delay)
+        outcomes, slowest = ask_together(service)
+        assert outcomes == ["a-token"] * THREADS
+        assert len(endpoint.asked) == 1
+        return slowest
+
+    assert the_least_of_three(round_of_calls) < delay + 0.15
 
 
 def test_200_threads_share_one_failure(preconfigured: Callable[..., Any]) -> None:
     failure = reply({"error": "server_error", "error_description": "out of order"}, 500)
-    service, endpoint = preconfigured(failure, base_retry_delay=5.0, max_retry_delay=300.0)
     delay = 0.3
-    endpoint.before_answer = lambda asked: time.sleep(delay)
-    outcomes, slowest = ask_together(service)
-    assert len(endpoint.asked) == 1
-    assert {type(outcome) for outcome in outcomes} == {TokenEndpointError}
-    assert len({str(outcome) for outcome in outcomes}) == 1
-    assert len({id(outcome) for outcome in outcomes}) == THREADS
-    assert slowest < delay + 0.15
+
+    def round_of_calls() -> float:
+        service, endpoint = preconfigured(failure, base_retry_delay=5.0, max_retry_delay=300.0)
+        endpoint.before_answer = lambda asked: time.sleep(delay)
+        outcomes, slowest = ask_together(service)
+        assert len(endpoint.asked) == 1
+        assert {type(outcome) for outcome in outcomes} == {TokenEndpointError}
+        assert len({str(outcome) for outcome in outcomes}) == 1
+        assert len({id(outcome) for outcome in outcomes}) == THREADS
+        return slowest
+
+    assert the_least_of_three(round_of_calls) < delay + 0.15
 
 
 def test_200_threads_that_come_after_a_failure_get_it_at_once_and_make_no_request(
