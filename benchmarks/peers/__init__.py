@@ -1,0 +1,1 @@
+"""This package beside the libraries that people use for the same job; see README.rst."""
