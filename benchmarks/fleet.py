@@ -27,12 +27,14 @@ from unittest.mock import patch
 import backoff
 from attrs import asdict, define, field, fields, frozen
 
-from identity_client import IdentityBootstrapConfig, token_cache
-from identity_client.events import Reporter
-from identity_client.http import Answer, HttpError, HttpTransport
-from identity_client.registration import Registration
-from identity_client.token_cache import TokenCache
-from identity_client.worker import Worker
+from identity_client import IdentityBootstrapConfig
+from identity_client._http.failures import HttpError
+from identity_client._http.transport import HttpResponse, HttpTransport
+from identity_client._tokens import cache as token_cache
+from identity_client._tokens.cache import TokenCache
+from identity_client._tokens.registration import RegistrationSource
+from identity_client._tokens.worker import Worker
+from identity_client.events import EventEmitter
 
 MINUTES = 40
 LIFETIME = 300
@@ -43,14 +45,14 @@ CONFIG = IdentityBootstrapConfig(
     identity_api_url="http://identity-api:3053",
     identity_api_internal_token="token",
 )
-REGISTERED = Answer(
+REGISTERED = HttpResponse(
     201,
     {},
     b'{"data": {"id": "1", "clientId": "orders", "clientSecret": "secret", "roles": [],'
     b' "tokenEndpoint": "http://keycloak/token", "alreadyExisted": false,'
     b' "secretRegenerated": false}}',
 )
-ISSUED = Answer(
+ISSUED = HttpResponse(
     200,
     {},
     b'{"access_token": "token", "token_type": "Bearer", "expires_in": %d}' % LIFETIME,
@@ -65,7 +67,7 @@ class Scenario:
     story: str
     phases: dict[str, tuple[float, float]]
     trouble: tuple[float, float] = (0.0, 0.0)
-    answer: Answer | None = None  # what both servers answer meanwhile; None: nobody listens
+    answer: HttpResponse | None = None  # what both servers answer meanwhile; None: nobody listens
 
 
 SCENARIOS = [
@@ -89,7 +91,7 @@ SCENARIOS = [
         "503 with Retry-After: 30 to everybody for the first 80 seconds",
         {"second 1": (0, 1), "up to minute 4": (1, 240), "the rest": (240, 2400)},
         trouble=(0, 80),
-        answer=Answer(503, {"Retry-After": "30"}, b""),
+        answer=HttpResponse(503, {"Retry-After": "30"}, b""),
     ),
 ]
 
@@ -119,7 +121,7 @@ class Servers:
     scenario: Scenario
     requests: Counter[int] = field(factory=Counter)  # by second
 
-    def send(self, method: str, url: str, **_: object) -> Answer:  # noqa: ARG002  # the transport's
+    def send(self, method: str, url: str, **_: object) -> HttpResponse:  # noqa: ARG002  # the transport's
         now, (begin, end) = self.clock.now, self.scenario.trouble
         self.requests[int(now)] += 1
         if begin <= now < end:
@@ -133,11 +135,11 @@ class Replica:
     """What a service is made of, without its thread."""
 
     def __init__(self, clock: Clock) -> None:
-        report = Reporter(CONFIG.service_name)
+        report = EventEmitter(CONFIG.service_name)
         self._clock = clock
         self._cache = TokenCache(clock)
         self._worker = Worker(
-            CONFIG, clock, self._cache, Registration(CONFIG, clock, report), report
+            CONFIG, clock, self._cache, RegistrationSource(CONFIG, clock, report), report
         )
 
     @property
@@ -146,10 +148,10 @@ class Replica:
 
     def run(self) -> float:
         """Do what the worker's thread does when it wakes; return how long it would sleep then."""
-        self._worker.step(math.inf)
+        self._worker.refresh_inline(math.inf)
         self._clock.nap = 0.0
-        flight = self._cache.next_flight(lambda: not self._clock.nap)
-        assert flight is None  # noqa: S101  # else something would be due again at once
+        attempt = self._cache.wait_for_refresh(lambda: not self._clock.nap)
+        assert attempt is None  # noqa: S101  # else something would be due again at once
         return self._clock.nap
 
 
@@ -177,14 +179,16 @@ def simulate(scenario: Scenario, replicas: int, *, jitter: bool) -> Run:
     with (
         patch.object(HttpTransport, "send", servers.send),
         patch.object(backoff, "full_jitter", draw),
-        patch.object(token_cache, "LEASE", math.inf),  # no machine sleeps here: wake when due only
+        patch.object(
+            token_cache, "RECHECK_INTERVAL", math.inf
+        ),  # no machine sleeps here: wake when due only
     ):
         while agenda[0][0] < MINUTES * 60:
             clock.now, number = agenda[0]
             replica = fleet[number]
-            had_token = replica.has_token
+            has_ever_been_ready = replica.has_token
             nap = max(replica.run(), 0.001)  # sums of moments and naps are not exact
-            if replica.has_token and not had_token:
+            if replica.has_token and not has_ever_been_ready:
                 last_served = clock.now
             heapq.heapreplace(agenda, (clock.now + nap, number))
     requests = [servers.requests[second] for second in range(MINUTES * 60)]

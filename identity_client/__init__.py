@@ -1,41 +1,91 @@
-"""Access tokens for microservices: one registration, one token in memory, for all threads."""
+"""OAuth 2.0 client-credentials tokens for microservices: cached, refreshed in the background.
+
+The public names are loaded when they are first used (PEP 562): to import the package, as a command
+or a test collector does, costs neither requests nor cattrs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from ._version import __version__
-from .api_client import Endpoints, IdentityApiClient
-from .auth import TokenAuth
-from .bootstrap import IdentityBootstrapService
-from .config import IdentityApiClientOptions, IdentityBootstrapConfig
-from .errors import (
-    ConfigurationError,
-    CredentialStoreError,
-    IdentityApiConnectionError,
-    IdentityApiError,
-    IdentityApiTimeout,
-    IdentityError,
-    InvalidClientError,
-    InvalidResponseError,
-    NotReadyError,
-    RegistrationError,
-    RemoteError,
-    SecretNotReturnedError,
-    ServiceClosedError,
-    TokenEndpointError,
-)
-from .events import EventKind, ServiceEvent, ServiceState, ServiceStatus
-from .models import (
-    AccessToken,
-    ApiEnvelope,
-    EnsureSystemOrgRequest,
-    Organization,
-    RegisterServiceRequest,
-    RegisterServiceResponse,
-    ServiceCredentials,
-    ServiceType,
-    StoredCredentials,
-    VerifyMembershipParams,
-    VerifyMembershipResponse,
-)
-from .stores import CredentialStore, open_store
+
+if TYPE_CHECKING:
+    from .api_client import Endpoints, IdentityApiClient
+    from .auth import TokenAuth
+    from .config import IdentityApiClientOptions, IdentityBootstrapConfig
+    from .errors import (
+        ConfigurationError,
+        CredentialStoreError,
+        IdentityApiConnectionError,
+        IdentityApiError,
+        IdentityApiTimeout,
+        IdentityError,
+        InvalidClientError,
+        InvalidResponseError,
+        NotReadyError,
+        RegistrationError,
+        RemoteError,
+        SecretNotReturnedError,
+        ServiceClosedError,
+        TokenEndpointError,
+    )
+    from .events import EventKind, ServiceEvent, ServiceState, ServiceStatus
+    from .models import (
+        AccessToken,
+        ApiEnvelope,
+        EnsureSystemOrgRequest,
+        Organization,
+        RegisterServiceRequest,
+        RegisterServiceResponse,
+        ServiceCredentials,
+        ServiceType,
+        StoredCredentials,
+        VerifyMembershipParams,
+        VerifyMembershipResponse,
+    )
+    from .service import IdentityBootstrapService
+    from .stores import CredentialStore, open_store
+
+_MODULES = {
+    "api_client": ("Endpoints", "IdentityApiClient"),
+    "auth": ("TokenAuth",),
+    "config": ("IdentityApiClientOptions", "IdentityBootstrapConfig"),
+    "errors": (
+        "ConfigurationError",
+        "CredentialStoreError",
+        "IdentityApiConnectionError",
+        "IdentityApiError",
+        "IdentityApiTimeout",
+        "IdentityError",
+        "InvalidClientError",
+        "InvalidResponseError",
+        "NotReadyError",
+        "RegistrationError",
+        "RemoteError",
+        "SecretNotReturnedError",
+        "ServiceClosedError",
+        "TokenEndpointError",
+    ),
+    "events": ("EventKind", "ServiceEvent", "ServiceState", "ServiceStatus"),
+    "models": (
+        "AccessToken",
+        "ApiEnvelope",
+        "EnsureSystemOrgRequest",
+        "Organization",
+        "RegisterServiceRequest",
+        "RegisterServiceResponse",
+        "ServiceCredentials",
+        "ServiceType",
+        "StoredCredentials",
+        "VerifyMembershipParams",
+        "VerifyMembershipResponse",
+    ),
+    "service": ("IdentityBootstrapService",),
+    "stores": ("CredentialStore", "open_store"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "AccessToken",
@@ -77,3 +127,16 @@ __all__ = [
     "__version__",
     "open_store",
 ]
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

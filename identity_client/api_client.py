@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 from urllib.parse import quote
 
 from attrs import frozen
 
-from . import wire
+from ._frames import hide_frames
+from ._http import codec
+from ._http.failures import HttpError
+from ._http.retry import parse_retry_after
+from ._http.transport import BearerAuth, HttpResponse, HttpTransport, shown_url
+from ._public import public
 from .config import IdentityApiClientOptions, url_problem
 from .errors import (
     ConfigurationError,
@@ -17,27 +22,25 @@ from .errors import (
     IdentityApiTimeout,
     InvalidResponseError,
     SecretNotReturnedError,
-    sealed,
 )
-from .http import Answer, BearerAuth, HttpError, HttpTransport, host_of
 from .models import (
     EnsureSystemOrgRequest,
     Organization,
+    Record,
     RegisterServiceRequest,
     RegisterServiceResponse,
     ServiceCredentials,
     ServiceType,
-    Value,
     VerifyMembershipParams,
     VerifyMembershipResponse,
 )
-from .retry import parse_retry_after
 
 _T = TypeVar("_T")
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class Endpoints(Value):
+class Endpoints(Record):
     """The paths of identity-api, for one that has them elsewhere.
 
     Attributes:
@@ -51,6 +54,7 @@ class Endpoints(Value):
     system_organization: str = "/internal/organizations/system"
 
 
+@public
 class IdentityApiClient:
     """A client of identity-api; a context manager that closes its session.
 
@@ -70,7 +74,7 @@ class IdentityApiClient:
     is not what the contract says, and `IdentityApiError` when it refuses.
     """
 
-    @sealed
+    @hide_frames
     def __init__(
         self,
         base_url: str,
@@ -107,7 +111,7 @@ class IdentityApiClient:
             endpoints=endpoints,
         )
 
-    @sealed
+    @hide_frames
     def register_service(
         self,
         *,
@@ -137,9 +141,9 @@ class IdentityApiClient:
             service_type=service_type,
             regenerate_secret=regenerate_secret,
         )
-        return credentials_of(reply, name, self._base_url)
+        return extract_credentials(reply, name, self._base_url)
 
-    @sealed
+    @hide_frames
     def register_service_full(
         self,
         *,
@@ -172,15 +176,17 @@ class IdentityApiClient:
             "POST",
             self._endpoints.register_service,
             RegisterServiceResponse,
-            json=wire.to_wire(request),
+            json=codec.to_wire(request),
             timeout=timeout,
         )
         problem = url_problem(reply.token_endpoint)
         if problem is not None:
-            raise self._invalid(200, f"its member 'tokenEndpoint' {problem}")
+            raise self._invalid_response(
+                self._endpoints.register_service, 200, f"its member 'tokenEndpoint' {problem}"
+            )
         return reply
 
-    @sealed
+    @hide_frames
     def verify_membership(self, user_id: str, org_id: str) -> VerifyMembershipResponse:
         """Ask whether a user is a member of an organization.
 
@@ -193,10 +199,10 @@ class IdentityApiClient:
             "GET",
             self._endpoints.verify_membership,
             VerifyMembershipResponse,
-            params=wire.to_wire(params),
+            params=codec.to_wire(params),
         )
 
-    @sealed
+    @hide_frames
     def ensure_system_org(self, *, name: str, display_name: str) -> Organization:
         """Create a system organization unless it exists, and return it.
 
@@ -206,10 +212,10 @@ class IdentityApiClient:
         """
         request = EnsureSystemOrgRequest(name=name, display_name=display_name)
         return self._call(
-            "POST", self._endpoints.system_organization, Organization, json=wire.to_wire(request)
+            "POST", self._endpoints.system_organization, Organization, json=codec.to_wire(request)
         )
 
-    @sealed
+    @hide_frames
     def get_system_org(self, name: str) -> Organization:
         """Return a system organization.
 
@@ -228,7 +234,7 @@ class IdentityApiClient:
         """Close the session; safe twice. A later call opens another."""
         self._transport.close()
 
-    def __enter__(self) -> IdentityApiClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -238,7 +244,7 @@ class IdentityApiClient:
         return f"<IdentityApiClient {self._base_url}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("an IdentityApiClient holds a secret and a session and does not pickle")
+        raise TypeError("an IdentityApiClient holds a secret and a session and cannot be pickled")
 
     def _call(
         self,
@@ -262,47 +268,49 @@ class IdentityApiClient:
         except HttpError as error:
             broken = IdentityApiTimeout if error.timed_out else IdentityApiConnectionError
             raise broken(
-                f"identity-api at {host_of(self._base_url)} cannot be used: {error}; "
-                "check that it runs and that its address is right"
+                f"identity-api at {shown_url(self._base_url)} is unreachable: {error}; check that "
+                "it is running and that IDENTITY_API_URL is correct"
             ) from None
         if not answer.ok:
-            raise self._refused(answer)
-        if answer.oversized:
-            raise self._invalid(answer.status, "it is larger than 1 MiB")
+            raise self._http_error_response(answer, path)
+        if answer.truncated:
+            raise self._invalid_response(path, answer.status, "it is larger than 1 MiB")
         try:
-            return wire.from_wire(wire.unwrap(wire.parse_json(answer.body)).data, kind)
-        except wire.WireError as error:
-            raise self._invalid(answer.status, str(error)) from None
+            return codec.from_wire(codec.unwrap(codec.parse_json(answer.body)).data, kind)
+        except codec.CodecError as error:
+            raise self._invalid_response(path, answer.status, str(error)) from None
 
-    def _refused(self, answer: Answer) -> IdentityApiError:
-        message, code = wire.error_text(answer.body, self._auth.token)
-        advice = _ADVICE.get(answer.status if answer.status >= 400 else answer.status // 100, "")
+    def _http_error_response(self, answer: HttpResponse, path: str) -> IdentityApiError:
+        message, code = codec.error_text(answer.body, self._auth.token)
+        advice = _HINTS.get(answer.status if answer.status >= 400 else answer.status // 100, "")
         return IdentityApiError(
-            f"identity-api at {host_of(self._base_url)} answered {answer.status}"
+            f"identity-api at {shown_url(self._base_url + path)} returned HTTP {answer.status}"
             f"{f' ({message})' if message else ''}{advice}",
             status_code=answer.status,
             code=code,
             retry_after=parse_retry_after(answer.headers.get("Retry-After"), time.time()),
         )
 
-    def _invalid(self, status: int, problem: str) -> InvalidResponseError:
+    def _invalid_response(self, path: str, status: int, problem: str) -> InvalidResponseError:
         return InvalidResponseError(
-            f"identity-api at {host_of(self._base_url)} answered {status}, but its answer cannot "
-            f"be used: {problem}; check that the address is identity-api's",
+            f"identity-api at {shown_url(self._base_url + path)} returned an invalid response "
+            f"(HTTP {status}): {problem}; check that IDENTITY_API_URL is identity-api's address",
             status_code=status,
         )
 
 
-_ADVICE = {
+_HINTS = {
     3: "; redirects are not followed: set the address that it redirects to, if you trust it",
     401: "; check the internal token (IDENTITY_API_INTERNAL_TOKEN)",
     403: "; check what the internal token (IDENTITY_API_INTERNAL_TOKEN) may do",
-    404: "; check the address (IDENTITY_API_URL), or what was asked for",
-    429: "; ask less often",
+    404: "; check the address (IDENTITY_API_URL), or the requested resource",
+    429: "; rate limited",
 }
 
 
-def credentials_of(reply: RegisterServiceResponse, name: str, base_url: str) -> ServiceCredentials:
+def extract_credentials(
+    reply: RegisterServiceResponse, name: str, base_url: str
+) -> ServiceCredentials:
     """Take the credentials out of a registration's reply.
 
     Raises:
@@ -310,9 +318,9 @@ def credentials_of(reply: RegisterServiceResponse, name: str, base_url: str) -> 
     """
     if not reply.client_secret:
         raise SecretNotReturnedError(
-            f"identity-api at {host_of(base_url)} did not return a secret: the service {name!r} "
-            "exists already; pass regenerate_secret=True to replace its secret, which the old "
-            "one's users will feel, or use the credentials that were handed out"
+            f"identity-api at {shown_url(base_url)} did not return a secret: the service {name!r} "
+            "exists already; pass regenerate_secret=True to rotate its secret (this invalidates "
+            "the old one everywhere), or use the existing credentials"
         )
     return ServiceCredentials(
         client_id=reply.client_id or name,

@@ -2,61 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any, Protocol, cast
 
 import requests
+from requests import cookies
 from requests.auth import AuthBase
+from requests.utils import rewind_body
+
+from ._http.hosts import HostAllowlist, host_of
+from ._public import public
+
+# The body of a 401 is read so that its connection can be used again; a longer one is not worth it.
+_MAX_REJECTION_BODY = 64 * 1024
 
 
+class TokenGetter(Protocol):
+    """Returns the current token, as `IdentityBootstrapService.get_access_token` does."""
+
+    def __call__(self) -> str: ...
+
+
+class TokenInvalidator(Protocol):
+    """Takes a rejected token, as `IdentityBootstrapService.invalidate_token` does."""
+
+    def __call__(
+        self, token: str, host: str | None = None, *, was_accepted: bool = False
+    ) -> None: ...
+
+
+@public
 class TokenAuth(AuthBase):
-    """Puts the current token into each request, and once another when the first is rejected.
+    """Puts the current token into each request, and another one when the first is rejected.
+
+    A request whose body cannot be sent twice, such as a generator, gets its 401 back. An
+    `IdentityError` that leaves a call of requests is not a ``RequestException``: no request was
+    sent, and an application should respond with a 503.
 
     Args:
         get_token: returns the current token.
-        invalidate_token: is told of a token that was rejected.
+        invalidate_token: gets a token that was rejected.
+        hosts: where the token may be sent, see `IdentityBootstrapService.auth`; None for every
+            host.
     """
 
     def __init__(
-        self, get_token: Callable[[], str], invalidate_token: Callable[[str], None]
+        self,
+        get_token: TokenGetter,
+        invalidate_token: TokenInvalidator,
+        hosts: Iterable[str] | None = None,
     ) -> None:
         self._get_token = get_token
         self._invalidate_token = invalidate_token
+        self._hosts = None if hosts is None else HostAllowlist(hosts)
+        self._accepted: dict[str, str] = {}  # the token that each host accepted last
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        token = self._get_token()
-        request.headers["Authorization"] = f"Bearer {token}"
-        body_start = _position(request.body)
-
-        def retry_once(response: requests.Response, **kwargs: Any) -> requests.Response:
-            if response.status_code != 401:
-                return response
-            # After a redirect to another host the header is gone, and the token must not follow.
-            if response.request.headers.get("Authorization") != f"Bearer {token}":
-                return response
-            self._invalidate_token(token)
-            again = response.request.copy()
-            body: Any = again.body  # requests' types leave out files and generators
-            if body is not None and not isinstance(body, (str, bytes)):
-                if body_start is None:
-                    return response
-                body.seek(body_start)
-            response.content  # noqa: B018  # read it, so that its connection is free for the retry
-            response.close()
-            again.headers["Authorization"] = f"Bearer {self._get_token()}"
-            answer: requests.Response = response.connection.send(again, **kwargs)
-            answer.history.append(response)
-            answer.request = again
-            return answer
-
-        cast(Any, request).register_hook("response", retry_once)
+        if self._hosts is None or self._hosts.allows(request.url or ""):
+            request.headers["Authorization"] = f"Bearer {self._get_token()}"
+            hooks: list[Any] = request.hooks["response"]
+            if self._handle_response not in hooks:  # a prepared request may be sent again
+                hooks.append(self._handle_response)
         return request
 
+    def _handle_response(self, response: requests.Response, **kwargs: Any) -> requests.Response:
+        sent = response.request.headers.get("Authorization")
+        # After a redirect to another host requests has taken the header away, and the token must
+        # not follow. One that goes on without TLS must not get it, either.
+        if not isinstance(sent, str) or not sent.startswith("Bearer "):
+            return response
+        host = host_of(response.url)
+        token = sent.removeprefix("Bearer ")
+        if response.status_code != 401:
+            self._accepted[host] = token
+            return response
+        self._invalidate_token(token, host, was_accepted=self._accepted.get(host) == token)
+        new = self._get_token()
+        if new == token or not _can_be_sent_again(response.request):
+            return response
+        return self._send_again(response, host, new, kwargs)
 
-def _position(body: Any) -> int | None:
-    """Return where a file's content begins, or None for what cannot be sent twice."""
-    try:
-        position: int = body.tell()
-    except (AttributeError, OSError):
-        return None
-    return position
+    def _send_again(
+        self, response: requests.Response, host: str, token: str, kwargs: dict[str, Any]
+    ) -> requests.Response:
+        again = response.request.copy()
+        if _is_a_file(again.body):
+            rewind_body(again)
+        _drain(response)
+        untyped: Any = again  # requests' own digest auth takes these steps
+        cast(Any, cookies).extract_cookies_to_jar(untyped._cookies, response.request, response.raw)
+        again.headers.pop("Cookie", None)
+        untyped.prepare_cookies(untyped._cookies)
+        again.headers["Authorization"] = f"Bearer {token}"
+        answer: requests.Response = response.connection.send(again, **kwargs)
+        answer.history.append(response)
+        answer.request = again
+        if answer.status_code != 401:
+            self._accepted[host] = token
+        return answer
+
+
+def _is_a_file(body: object) -> bool:
+    return body is not None and not isinstance(body, (str, bytes))
+
+
+def _can_be_sent_again(request: requests.PreparedRequest) -> bool:
+    """Whether the body is empty, text, bytes, or a file whose beginning requests has noted."""
+    return not _is_a_file(request.body) or isinstance(getattr(request, "_body_position", None), int)
+
+
+def _drain(response: requests.Response) -> None:
+    """Read a body within a bound, so that its connection can be used again, and keep it."""
+    body = bytearray()
+    for chunk in response.iter_content(8192):
+        body += chunk
+        if len(body) > _MAX_REJECTION_BODY:
+            break
+    else:
+        cast(Any, response)._content = bytes(body)  # where requests keeps what was read
+    response.close()

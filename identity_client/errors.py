@@ -23,15 +23,14 @@ no secret.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+from ._public import public
+
 _E = TypeVar("_E", bound="IdentityError")
 
 
+@public
 class IdentityError(Exception):
     """The root of all exceptions of this package.
 
@@ -44,17 +43,27 @@ class IdentityError(Exception):
         self.message = message
 
 
+@public
 class ConfigurationError(IdentityError, ValueError):
-    """A setting or an argument cannot be used; the message names it and its variable."""
+    """Settings or arguments cannot be used; the message names each and its variable.
+
+    Attributes:
+        problems: each thing that is wrong, in a sentence of its own.
+    """
+
+    def __init__(self, message: str, *, problems: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems or (message,)
 
 
+@public
 class RemoteError(IdentityError):
     """A remote party failed; the common part of `IdentityApiError` and `TokenEndpointError`.
 
     Attributes:
         status_code: the HTTP status, or None when nothing answered.
-        retryable: whether the same request may succeed later without a change by anybody.
-        retry_after: seconds until the next attempt is worth while, or None when nobody said.
+        retryable: whether the same request may succeed later without a change.
+        retry_after: seconds until the next attempt is worth while, or None when that is unknown.
     """
 
     def __init__(
@@ -74,6 +83,7 @@ class RemoteError(IdentityError):
         return status is None or status in (408, 425, 429) or status >= 500
 
 
+@public
 class IdentityApiError(RemoteError):
     """identity-api refused a request or failed at it.
 
@@ -93,18 +103,22 @@ class IdentityApiError(RemoteError):
         self.code = code
 
 
+@public
 class IdentityApiConnectionError(IdentityApiError):
     """identity-api could not be reached, or the connection broke."""
 
 
+@public
 class IdentityApiTimeout(IdentityApiError, TimeoutError):
     """identity-api did not answer in full within the time allowed."""
 
 
+@public
 class InvalidResponseError(IdentityApiError):
     """identity-api answered with success, but with something that is not what the contract says."""
 
 
+@public
 class SecretNotReturnedError(IdentityApiError):
     """The service exists already, and identity-api keeps its secret to itself."""
 
@@ -113,6 +127,7 @@ class SecretNotReturnedError(IdentityApiError):
         return False
 
 
+@public
 class TokenEndpointError(RemoteError):
     """The token endpoint issued no token (RFC 6749 section 5.2).
 
@@ -135,18 +150,22 @@ class TokenEndpointError(RemoteError):
         self.error_description = error_description
 
 
+@public
 class InvalidClientError(TokenEndpointError):
     """The token endpoint rejects the client: unknown, disabled, or with another secret."""
 
 
+@public
 class CredentialStoreError(IdentityError):
-    """The credential store cannot be used, or somebody else has its lock."""
+    """The credential store cannot be used, or another process holds its lock."""
 
 
+@public
 class RegistrationError(IdentityError):
     """All registration attempts are used up; ``__cause__`` is the last failure."""
 
 
+@public
 class NotReadyError(IdentityError, TimeoutError):
     """No token can be had within the time given; the message says why and what happens next.
 
@@ -154,7 +173,7 @@ class NotReadyError(IdentityError, TimeoutError):
         state: the state of the service, as `ServiceStatus.state` has it.
         attempts: the registration attempts that failed in a row.
         last_error: the last failure as text, or None when nothing failed yet.
-        next_attempt: seconds until the next attempt, or None while one is under way.
+        next_attempt_in: seconds until the next attempt, or None while one is under way.
     """
 
     def __init__(
@@ -164,41 +183,22 @@ class NotReadyError(IdentityError, TimeoutError):
         state: str = "PENDING",
         attempts: int = 0,
         last_error: str | None = None,
-        next_attempt: float | None = None,
+        next_attempt_in: float | None = None,
     ) -> None:
         super().__init__(message)
         self.state = state
         self.attempts = attempts
         self.last_error = last_error
-        self.next_attempt = next_attempt
+        self.next_attempt_in = next_attempt_in
 
 
+@public
 class ServiceClosedError(IdentityError):
     """The service was closed and gives no tokens any more."""
 
 
-def replica(error: _E) -> _E:
+def copy_for_raise(error: _E) -> _E:
     """Return a copy to raise: one failure reaches many threads, and a traceback belongs to one."""
-    twin = copy.copy(error)
-    twin.__cause__ = error.__cause__
-    return twin
-
-
-def sealed(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let errors leave ``function`` without the frames beneath it.
-
-    Those frames, and the foreign exceptions that a failure was made from, hold secrets in their
-    locals, which error reporters print.
-    """
-
-    @wraps(function)
-    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return function(*args, **kwargs)
-        except IdentityError as error:
-            failure = replica(error)
-        finally:
-            del args, kwargs
-        raise failure
-
-    return wrapper
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied

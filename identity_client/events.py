@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+import attrs
 from attrs import frozen
 
-from .models import Value
+from ._public import public
+from .errors import IdentityError, RemoteError
+from .models import Record
 
 _log = logging.getLogger("identity_client")
 
 
+@public
 class ServiceState(str, Enum):
-    """The states of a service: ``PENDING → READY ⇄ DEGRADED``, and ``FAILED``, ``CLOSED``."""
+    """The states: ``PENDING → READY ⇄ DEGRADED ⇄ UNAVAILABLE``, and ``FAILED``, ``CLOSED``."""
 
     PENDING = "PENDING"
-    """No token was had yet; attempts are being made, or will be."""
+    """There has been no token yet; attempts are being made, or will be."""
 
     READY = "READY"
     """The last attempt brought a token."""
 
     DEGRADED = "DEGRADED"
-    """A token was had, and the last attempt to replace it failed; more are being made."""
+    """The last refresh failed, and the cached token is still usable; attempts go on."""
+
+    UNAVAILABLE = "UNAVAILABLE"
+    """The cached token has expired and refreshes fail, so calls fail; attempts go on."""
 
     FAILED = "FAILED"
     """No more attempts are made until ``start()`` is called again."""
@@ -34,6 +43,7 @@ class ServiceState(str, Enum):
     """``close()`` was called."""
 
 
+@public
 class EventKind(str, Enum):
     """The kinds of a `ServiceEvent`."""
 
@@ -48,35 +58,52 @@ class EventKind(str, Enum):
     STATE_CHANGED = "state_changed"
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class ServiceEvent(Value):
+class ServiceEvent(Record):
     """Something that happened to a service.
 
     Attributes:
         kind: what it was.
         service_name: the name of the service.
         message: the event in words, without secrets.
-        next_attempt: seconds until the next attempt after a failure, or None.
+        next_attempt_in: seconds until the next attempt after a failure, or None.
+        state_before: with ``STATE_CHANGED``, the state before, else None.
+        state: with ``STATE_CHANGED``, the state from now on, else None.
+        host: the host of the server concerned, or None where there was none.
+        status_code: the HTTP status that a failure came with, or None.
+        error_class: the name of the failure's class, or None.
+        duration: seconds that it took: a token request, or calls failing; or None.
     """
 
     kind: EventKind
     service_name: str
     message: str
-    next_attempt: float | None = None
+    next_attempt_in: float | None = None
+    state_before: ServiceState | None = None
+    state: ServiceState | None = None
+    host: str | None = None
+    status_code: int | None = None
+    error_class: str | None = None
+    duration: float | None = None
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class ServiceStatus(Value):
-    """A service at one moment; times in seconds.
+class ServiceStatus(Record):
+    """A service at one moment; durations in seconds. Counters are of this process.
 
     Attributes:
         service_name: the name of the service.
         state: see `ServiceState`.
+        started: whether the service was started, by ``start()`` or by a call that needs a token.
         client_id: the OAuth2 client's id, or None before there are credentials.
         token_expires_in: how long the current token may still be served; 0 when there is none.
         attempts: registration attempts that failed in a row.
         last_error: the last failure as text, without secrets, or None.
-        next_attempt: time to the next attempt after a failure; None when none is due or planned.
+        last_success_at: the wall clock, in seconds since the epoch, when the last token was
+            obtained in this process, or None.
+        next_attempt_in: time to the next attempt after a failure; None when none is planned.
         registrations: registrations that succeeded.
         secrets_regenerated: registrations that replaced a secret.
         tokens_issued: token requests that succeeded.
@@ -86,33 +113,45 @@ class ServiceStatus(Value):
 
     service_name: str
     state: ServiceState
+    started: bool
     client_id: str | None
     token_expires_in: float
     attempts: int
     last_error: str | None
-    next_attempt: float | None
+    last_success_at: float | None
+    next_attempt_in: float | None
     registrations: int
     secrets_regenerated: int
     tokens_issued: int
     token_requests_failed: int
     tokens_invalidated: int
 
+    def to_dict(self) -> dict[str, str | float | bool | None]:
+        """Return the members as JSON knows them; none of them is a secret."""
+        members = {item.name: getattr(self, item.name) for item in attrs.fields(type(self))}
+        return {**members, "state": self.state.value}
 
-class Reporter:
-    """Counts events, logs them and hands them to listeners.
+
+class EventEmitter:
+    """Counts events, and later logs them and hands them to listeners.
+
+    An event is counted when it is emitted, and delivered by `deliver`. The worker emits in the
+    middle of an attempt and delivers after the token was published, so that no listener or log
+    handler, which are foreign code and may take long, keeps a caller from the token.
 
     Args:
         service_name: the name that every event carries.
 
     Attributes:
-        counts: how often each kind was reported.
-        muted: whether logs and listeners are left alone, as the interpreter is about to end.
+        counts: how often each kind was emitted in this process.
+        silenced: whether logs and listeners are left alone, as the interpreter is about to end.
     """
 
     def __init__(self, service_name: str) -> None:
         self.counts: Counter[EventKind] = Counter()
+        self.silenced = False
         self._service_name = service_name
-        self.muted = False
+        self._pending: deque[_Pending] = deque()
         self._listeners: tuple[Callable[[ServiceEvent], object], ...] = ()
 
     def listen(self, callback: Callable[[ServiceEvent], object]) -> Callable[[], None]:
@@ -127,32 +166,112 @@ class Reporter:
     def emit(
         self,
         kind: EventKind,
-        message: str,
-        *,
+        template: str,
+        *arguments: object,
         level: int = logging.DEBUG,
-        next_attempt: float | None = None,
+        url: str | None = None,
+        **fields: Any,
     ) -> None:
-        """Report one event. A listener that fails is logged and disturbs nobody."""
+        """Count one event and keep it for `deliver`.
+
+        Args:
+            kind: what happened.
+            template: the message, the same for all events like it, so that aggregators can group
+                them.
+            arguments: what the template is filled with.
+            level: the level of the log record.
+            url: the address of the server concerned; its host goes into the event.
+            fields: other members of the `ServiceEvent`.
+        """
         self.counts[kind] += 1
-        self.log(level, message)
         event = ServiceEvent(
             kind=kind,
             service_name=self._service_name,
-            message=message,
-            next_attempt=next_attempt,
+            message=template % arguments,
+            host=urlsplit(url).netloc if url is not None else None,
+            **fields,
         )
-        for callback in () if self.muted else self._listeners:
+        self._pending.append(_Pending(level, template, arguments, event))
+
+    def emit_failure(
+        self,
+        kind: EventKind,
+        template: str,
+        *arguments: object,
+        error: IdentityError,
+        **fields: Any,
+    ) -> None:
+        """Emit an event with what is known of an error."""
+        status_code = error.status_code if isinstance(error, RemoteError) else None
+        error_class = type(error).__name__
+        self.emit(
+            kind, template, *arguments, status_code=status_code, error_class=error_class, **fields
+        )
+
+    def log(self, level: int, template: str, *arguments: object) -> None:
+        """Keep a log record without an event for `deliver`."""
+        self._pending.append(_Pending(level, template, arguments, None))
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether there is something to deliver."""
+        return bool(self._pending)
+
+    def deliver(self) -> None:
+        """Log and hand out what was emitted. Whatever listeners and handlers raise ends here."""
+        while True:
+            try:
+                pending = self._pending.popleft()
+            except IndexError:
+                return
+            if not self.silenced:
+                self._log(pending)
+                if pending.event is not None:
+                    self._call_listeners(pending.event)
+
+    def at_fork_reinit(self) -> None:
+        """In a child: begin the counters anew; what is pending is the parent's to deliver."""
+        self.counts = Counter()
+        self._pending = deque()
+
+    def _call_listeners(self, event: ServiceEvent) -> None:
+        for callback in self._listeners:
             try:
                 callback(event)
-            except Exception as error:  # noqa: BLE001  # whatever a listener raises is its own affair
-                self.log(
-                    logging.ERROR,
-                    f"a listener for events raised {type(error).__name__}; it is called again "
-                    "with the next event",
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # a listener is foreign code
+                self._log(
+                    _Pending(
+                        logging.ERROR,
+                        "event listener raised %s; it stays registered",
+                        (type(error).__name__,),
+                        None,
+                    )
                 )
 
-    def log(self, level: int, message: str) -> None:
-        """Log a message; a handler that raises must not end the thread that logs."""
-        if not self.muted:
-            with suppress(Exception):
-                _log.log(level, "%s: %s", self._service_name, message)
+    def _log(self, pending: _Pending) -> None:
+        extra: dict[str, object] = {"identity_service": self._service_name}
+        if pending.event is not None:
+            extra["identity_event"] = pending.event.kind.value
+            extra.update(_fields_of(pending.event))
+        with suppress(Exception, SystemExit):  # a handler that fails must not end the worker
+            _log.log(
+                pending.level,
+                f"%s: {pending.template}",
+                self._service_name,
+                *pending.arguments,
+                extra=extra,
+            )
+
+
+def _fields_of(event: ServiceEvent) -> dict[str, object]:
+    """Return the members of an event that say something, named so that no formatter clashes."""
+    names = ("next_attempt_in", "host", "status_code", "error_class", "duration")
+    values = {f"identity_{name}": getattr(event, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class _Pending(NamedTuple):
+    level: int
+    template: str
+    arguments: tuple[object, ...]
+    event: ServiceEvent | None

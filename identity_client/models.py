@@ -8,10 +8,12 @@ from typing import Any, Generic, TypeVar, cast
 import attrs
 from attrs import field, frozen
 
+from ._public import public
+
 _T = TypeVar("_T")
 
 
-class Value:
+class Record:
     """What all values have: equality by members, and a repr without what is marked as secret.
 
     One for all: attrs would compile them for each class, which shows in the time of the import.
@@ -35,14 +37,16 @@ def _members(value: object) -> tuple[Any, ...]:
     return tuple(getattr(value, member.name) for member in attrs.fields(cast(Any, type(value))))
 
 
+@public
 class ServiceType(str, Enum):
     """The kind of a registered service; identity-api may know more, which pass as plain strings."""
 
     BACKEND = "BACKEND"
 
 
+@public
 @frozen(eq=False, repr=False)
-class ApiEnvelope(Value, Generic[_T]):
+class ApiEnvelope(Record, Generic[_T]):
     """What identity-api puts around every reply.
 
     Attributes:
@@ -52,8 +56,9 @@ class ApiEnvelope(Value, Generic[_T]):
     data: _T
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class RegisterServiceRequest(Value):
+class RegisterServiceRequest(Record):
     """A request to create a service's OAuth2 client, or to find it.
 
     Attributes:
@@ -72,8 +77,9 @@ class RegisterServiceRequest(Value):
     regenerate_secret: bool = False
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class RegisterServiceResponse(Value):
+class RegisterServiceResponse(Record):
     """The reply to a registration, in full.
 
     Attributes:
@@ -95,8 +101,9 @@ class RegisterServiceResponse(Value):
     secret_regenerated: bool
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class ServiceCredentials(Value):
+class ServiceCredentials(Record):
     """An OAuth2 client that can ask for tokens.
 
     Attributes:
@@ -112,8 +119,9 @@ class ServiceCredentials(Value):
     roles: tuple[str, ...] = ()
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class StoredCredentials(Value):
+class StoredCredentials(Record):
     """What a credential store keeps for a service.
 
     Attributes:
@@ -130,8 +138,9 @@ class StoredCredentials(Value):
     no_regeneration_before: float = 0.0
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class VerifyMembershipParams(Value):
+class VerifyMembershipParams(Record):
     """A question: is this user a member of this organization?
 
     Attributes:
@@ -143,8 +152,9 @@ class VerifyMembershipParams(Value):
     org_id: str
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class VerifyMembershipResponse(Value):
+class VerifyMembershipResponse(Record):
     """The answer to `VerifyMembershipParams`.
 
     Attributes:
@@ -156,8 +166,9 @@ class VerifyMembershipResponse(Value):
     role: str | None = None
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class EnsureSystemOrgRequest(Value):
+class EnsureSystemOrgRequest(Record):
     """A request to create a system organization unless it exists.
 
     Attributes:
@@ -169,8 +180,9 @@ class EnsureSystemOrgRequest(Value):
     display_name: str
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class Organization(Value):
+class Organization(Record):
     """An organization.
 
     Attributes:
@@ -184,8 +196,9 @@ class Organization(Value):
     display_name: str
 
 
+@public
 @frozen(kw_only=True, eq=False, repr=False)
-class AccessToken(Value):
+class AccessToken(Record):
     """An access token as the token endpoint issued it (RFC 6749 section 5.1).
 
     Attributes:
@@ -202,3 +215,8 @@ class AccessToken(Value):
     scope: str | None = None
     requested_at: float
     requested_at_wall: float
+
+    @property
+    def expires_at(self) -> float:
+        """When the token expires by the wall clock, in seconds since the epoch."""
+        return self.requested_at_wall + self.expires_in

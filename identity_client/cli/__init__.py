@@ -11,7 +11,7 @@ def main() -> None:
         from .commands import cli  # the extra may be absent, and so may what it imports
     except ModuleNotFoundError as error:
         sys.stderr.write(
-            f"identity-client: {error.name} is missing; pip install 'identity-client[cli]'\n"
+            f"identity-client: {error.name} is missing; pip install 'xemahq-identity-client[cli]'\n"
         )
         sys.exit(2)
     cli()

@@ -1,7 +1,7 @@
 """The commands, and the exit codes that scripts can rely on.
 
 0: done. 1: identity-api or the token endpoint refused, or a check failed. 2: a wrong argument or
-setting. 3: not in the time given.
+setting. 3: timed out.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import __version__
-from ..bootstrap import IdentityBootstrapService
 from ..config import IdentityBootstrapConfig
 from ..errors import ConfigurationError, IdentityError, NotReadyError
 from ..events import ServiceEvent, ServiceState
+from ..service import IdentityBootstrapService
 from ..stores import CredentialStore, open_store
 
-FAILED, MISCONFIGURED, TOO_LATE = 1, 2, 3
+FAILED, MISCONFIGURED, TIMED_OUT = 1, 2, 3
+
+_SECONDS = click.FloatRange(min=0)
 
 
 def _told(command: Callable[..., None]) -> Callable[..., None]:
@@ -41,7 +43,7 @@ def _told(command: Callable[..., None]) -> Callable[..., None]:
         except ConfigurationError as error:
             _give_up(str(error), MISCONFIGURED)
         except NotReadyError as error:
-            _give_up(str(error), TOO_LATE if error.next_attempt is None else FAILED)
+            _give_up(str(error), TIMED_OUT if error.next_attempt_in is None else FAILED)
         except IdentityError as error:
             _give_up(str(error), FAILED)
 
@@ -178,7 +180,11 @@ def cli() -> None:
 
 @cli.command()
 @_service_options
-@click.option("--timeout", type=float, help="Seconds to wait at most [IDENTITY_TOKEN_TIMEOUT].")
+@click.option(
+    "--timeout",
+    type=_SECONDS,
+    help="Seconds to wait at most [IDENTITY_TOKEN_TIMEOUT].",
+)
 @_told
 def token(timeout: float | None, **options: Any) -> None:
     """Print an access token, and nothing else."""
@@ -189,7 +195,13 @@ def token(timeout: float | None, **options: Any) -> None:
 
 @cli.command()
 @_service_options
-@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout",
+    type=_SECONDS,
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait.",
+)
 @_told
 def wait(timeout: float, **options: Any) -> None:
     """Wait until a token can be had; exit with 3 if that takes too long."""
@@ -200,12 +212,18 @@ def wait(timeout: float, **options: Any) -> None:
         problem = status.last_error or "no answer yet"
         if status.state is ServiceState.FAILED:
             _give_up(f"not ready: {problem}", FAILED)
-        _give_up(f"not ready after {timeout:g} s: {problem}", TOO_LATE)
+        _give_up(f"not ready after {timeout:g} s: {problem}", TIMED_OUT)
 
 
 @cli.command()
 @_service_options
-@click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout",
+    type=_SECONDS,
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @_told
 def status(timeout: float, as_json: bool, **options: Any) -> None:
@@ -359,12 +377,17 @@ def _keycloak_extra() -> Generator[None, None, None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        _give_up(f"{error.name} is missing; pip install 'identity-client[keycloak]'", MISCONFIGURED)
+        _give_up(
+            f"{error.name} is missing; pip install 'xemahq-identity-client[keycloak]'",
+            MISCONFIGURED,
+        )
 
 
 def _server() -> Any:
     try:
         from .. import server  # an extra of its own
     except ModuleNotFoundError as error:
-        _give_up(f"{error.name} is missing; pip install 'identity-client[server]'", MISCONFIGURED)
+        _give_up(
+            f"{error.name} is missing; pip install 'xemahq-identity-client[server]'", MISCONFIGURED
+        )
     return server

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import requests
 from attrs import frozen
@@ -22,10 +22,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..bootstrap import IdentityBootstrapService
 from ..config import IdentityBootstrapConfig
 from ..errors import IdentityError
 from ..events import EventKind, ServiceEvent
+from ..service import IdentityBootstrapService
 from .stages import Embedded, Server, Stage
 
 THREADS = 200
@@ -65,7 +65,7 @@ class Callers:
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._call_on) for _ in range(8)]
 
-    def __enter__(self) -> Callers:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -121,7 +121,7 @@ class Demo:
         self._service.on_event(self._note)
 
     def run(self) -> bool:
-        """Run it and return whether every step was as told."""
+        """Run it and return whether every step succeeded."""
         self._console.print(
             Panel.fit(
                 f"{self._stage.title}\n"
@@ -166,7 +166,7 @@ class Demo:
         pauses: list[float] = []
         for attempt in range(1, 4):
             event = self._wait_for(EventKind.REGISTRATION_FAILED, attempt)
-            pauses.append(event.next_attempt or 0.0)
+            pauses.append(event.next_attempt_in or 0.0)
             self._tell(f"attempt {attempt}: connection refused, next in {pauses[-1]:.2f} s")
         self._check(
             "pauses double, with jitter",
@@ -247,7 +247,7 @@ class Demo:
 
     def _refresh_ahead(self, server: Server, callers: Callers) -> None:
         self._chapter(
-            "A refresh that nobody waits for",
+            "Background refresh",
             f"8 threads ask every 5 ms, the endpoint takes {LATENCY * 1000:.0f} ms",
         )
         server.backend.change(token_latency=LATENCY)
@@ -255,7 +255,7 @@ class Demo:
         self._tell("that moment is left to chance, so that a fleet does not refresh in step")
         server.backend.change(token_latency=0.0)
         self._check(
-            "replaced ahead of its end",
+            "refreshed before it expires",
             f"asked for at {age / self._lifetime:.1%} of its life",
             0.42 <= age / self._lifetime <= 0.92,
         )
@@ -272,19 +272,19 @@ class Demo:
         with self._watching(callers):
             for attempt in (1, 2):
                 self._wait_for(EventKind.TOKEN_REQUEST_FAILED, attempt)
-                self._tell(f"attempt {attempt}: answered 503")
+                self._tell(f"attempt {attempt}: returned HTTP 503")
         self._tell(f"the endpoint is back; the service is {self._service.status().state.value}")
         server.backend.change(token_outage=False)
         self._wait_for(EventKind.TOKEN_ISSUED, issued + 1)
         self._check(
-            "a new token in time, and nobody notices",
+            "a new token in time, 0 failed calls",
             f"{self._count(EventKind.TOKEN_REQUEST_FAILED)} failed requests, "
             f"{callers.failed} failed calls",
             callers.failed == 0,
         )
 
     def _follow_a_rotated_secret(self, server: Server, callers: Callers) -> None:
-        self._chapter("Somebody rotates the secret", "the one that the service holds is dead now")
+        self._chapter("The secret is rotated", "the one that the service holds is dead now")
         server.backend.rotate_secret(self._stage.service)
         with self._watching(callers):
             self._wait_for(EventKind.CREDENTIALS_REJECTED, 1)
@@ -294,7 +294,7 @@ class Demo:
         self._tell("registered again; the old token was served meanwhile")
         status = self._service.status()
         self._check(
-            "it recovers by itself, and nobody notices",
+            "it recovers by itself, 0 failed calls",
             f"{status.secrets_regenerated} secret regenerated, {callers.failed} failed calls",
             status.registrations == 2 and status.secrets_regenerated == 1 and not callers.failed,
         )
@@ -372,7 +372,7 @@ class Demo:
         self._console.print(table)
         failed = sum(not check.holds for check in self.checks)
         took = time.perf_counter() - self._began
-        verdict = f"{failed} of {len(self.checks)} not as told" if failed else "all as told"
+        verdict = f"{failed} of {len(self.checks)} checks failed" if failed else "all checks passed"
         self._console.print(f"{verdict}, in {took:.0f} s")
 
 
@@ -381,7 +381,7 @@ def _sign(holds: bool) -> tuple[str, str]:
 
 
 def run(console: Console | None = None, lifetime: float = 10.0, stage: Stage | None = None) -> bool:
-    """Run the demo and return whether every step was as told.
+    """Run the demo and return whether every step succeeded.
 
     Args:
         console: where it is told; the terminal by default.

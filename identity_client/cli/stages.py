@@ -23,7 +23,7 @@ class Board(Protocol):
         ...
 
     def rotate_secret(self, name: str) -> bool:
-        """Replace a client's secret behind everybody's back."""
+        """Rotate a client's secret without telling its users."""
         ...
 
 
@@ -85,7 +85,7 @@ class OnKeycloak:
         url: the address of Keycloak.
         realm: the realm.
         lifetime: seconds that tokens live, rounded up.
-        environ: the variables that say who identity-api is there.
+        environ: the variables with the client of identity-api there.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """A reference identity-api with a real token endpoint, for development and tests.
 
-Needs the extra ``server``: ``pip install "identity-client[server]"``.
+Needs the extra ``server``: ``pip install "xemahq-identity-client[server]"``.
 """
 
 from .app import create_app

@@ -11,7 +11,7 @@ from flask import Flask, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from .. import wire
+from .._http import codec
 from ..models import EnsureSystemOrgRequest, RegisterServiceRequest, VerifyMembershipParams
 from .backend import Backend, BackendError, EmbeddedBackend
 from .oauth import add_token_endpoint
@@ -54,7 +54,7 @@ def create_app(internal_token: str, backend: Backend) -> Flask:
     @app.get("/internal/memberships/verify")
     def verify_membership() -> Any:
         params = checked(request.args.to_dict(), VerifyMembershipParams)
-        answer = wire.to_wire(backend.membership(params))
+        answer = codec.to_wire(backend.membership(params))
         return jsonify(data={"role": None, **answer})
 
     @app.post("/internal/organizations/system")
@@ -72,8 +72,8 @@ def create_app(internal_token: str, backend: Backend) -> Flask:
     def health() -> Any:
         return jsonify(status="ok")
 
-    @app.errorhandler(wire.WireError)
-    def bad_request(error: wire.WireError) -> Any:
+    @app.errorhandler(codec.CodecError)
+    def bad_request(error: codec.CodecError) -> Any:
         return refusal(400, f"the request cannot be used: {error}")
 
     @app.errorhandler(BackendError)

@@ -107,7 +107,7 @@ class EmbeddedBackend(Switchboard):
             )
 
     def rotate_secret(self, name: str) -> bool:
-        """Replace a client's secret behind everybody's back; return whether there is such one."""
+        """Rotate a client's secret without telling its users; return whether there is such one."""
         with self._lock:
             client = self._clients.get(name)
             if client is not None:

@@ -1,7 +1,7 @@
 """identity-api in front of Keycloak: services are clients of a realm, organizations are its own.
 
-Needs the extra ``keycloak``: ``pip install "identity-client[server,keycloak]"``. Nothing is kept
-here, so any number of these can stand behind a load balancer.
+Needs the extra ``keycloak``: ``pip install "xemahq-identity-client[server,keycloak]"``. Nothing is
+kept here, so any number of these can stand behind a load balancer.
 """
 
 # pyright: basic
@@ -26,8 +26,8 @@ from keycloak.exceptions import (
     raise_error_from_response,
 )
 
-from .. import wire
-from ..http import host_of
+from .._http import codec
+from .._http.transport import shown_url
 from ..models import (
     EnsureSystemOrgRequest,
     Organization,
@@ -155,7 +155,7 @@ class KeycloakBackend:
             return _find_organization(admin, name)
 
     def rotate_secret(self, name: str) -> bool:
-        """Replace a client's secret behind everybody's back; return whether there is such one."""
+        """Rotate a client's secret without telling its users; return whether there is such one."""
         with self._asking() as admin:
             client_id = self._find_client(admin, name)
             if client_id is not None:
@@ -170,7 +170,7 @@ class KeycloakBackend:
                 admin.delete_client(client_id)
 
     def _create_client(self, admin: KeycloakAdmin, request: RegisterServiceRequest) -> bool:
-        """Create a client; return False when somebody else was faster."""
+        """Create a client; return False when another request was faster."""
         attributes: dict[str, Any] = {SERVICE_TYPE: request.service_type}
         if self._token_lifetime is not None:
             attributes["access.token.lifespan"] = self._token_lifetime
@@ -210,7 +210,7 @@ class KeycloakBackend:
     @contextmanager
     def _asking(self) -> Generator[KeycloakAdmin, None, None]:
         """Turn what goes wrong with Keycloak into errors of this server."""
-        keycloak = f"Keycloak at {host_of(self.url)}"
+        keycloak = f"Keycloak at {shown_url(self.url)}"
         try:
             yield self._admin()
         except KeycloakConnectionError:
@@ -271,12 +271,12 @@ def _created(create: Any) -> bool:
 
 def _check_length(text: str, limit: int) -> None:
     if len(text.encode("utf-16-le")) > 2 * limit:
-        raise wire.WireError(f"Keycloak takes texts of {limit} UTF-16 units at most there")
+        raise codec.CodecError(f"Keycloak takes texts of {limit} UTF-16 units at most there")
 
 
 def _failure(keycloak: str, error: KeycloakError) -> BackendError:
     status = error.response_code or 500
     if status >= 500:
-        return BackendError(503, f"{keycloak} answered {status}")
+        return BackendError(503, f"{keycloak} returned HTTP {status}")
     hint = _HINTS.get(status, "see its log")
-    return BackendError(502, f"{keycloak} answered {status}; {hint}")
+    return BackendError(502, f"{keycloak} returned HTTP {status}; {hint}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import requests
 from attrs import evolve
@@ -57,7 +57,7 @@ class RelayedBackend(Switchboard):
         return self.keycloak.organization(name)
 
     def rotate_secret(self, name: str) -> bool:
-        """Replace a client's secret behind everybody's back; return whether there is such one."""
+        """Rotate a client's secret without telling its users; return whether there is such one."""
         return self.keycloak.rotate_secret(name)
 
 
@@ -102,6 +102,6 @@ class RelayServer(AppServer):
         _add_relay(app, backend)
         super().__init__(app, port=port)
 
-    def __enter__(self) -> RelayServer:
+    def __enter__(self) -> Self:
         self.start()
         return self

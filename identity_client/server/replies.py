@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from flask import Response, jsonify, request
 
-from .. import wire
+from .._http import codec
 from ..models import ApiEnvelope
 
 _T = TypeVar("_T")
@@ -19,15 +19,15 @@ _TEXT = re.compile(r"(?=.*\S)[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,255}")
 
 def body(kind: type[_T]) -> _T:
     """Read the request's body."""
-    return checked(wire.parse_json(request.get_data()), kind)
+    return checked(codec.parse_json(request.get_data()), kind)
 
 
 def checked(document: object, kind: type[_T]) -> _T:
     """Make a value of what a request brought."""
-    value = wire.from_wire(document, kind)
-    for name, member in wire.to_wire(value).items():
+    value = codec.from_wire(document, kind)
+    for name, member in codec.to_wire(value).items():
         if isinstance(member, str) and not is_text(member):
-            raise wire.WireError(
+            raise codec.CodecError(
                 f"its member {name!r} is blank, has a control character, "
                 "or has more than 255 characters"
             )
@@ -40,15 +40,15 @@ def is_text(member: str) -> bool:
 
 
 def reply(value: object) -> Response:
-    """Answer with a value in the envelope."""
-    return jsonify(wire.to_wire(ApiEnvelope(value)))
+    """HttpResponse with a value in the envelope."""
+    return jsonify(codec.to_wire(ApiEnvelope(value)))
 
 
 def refusal(status: int, message: str) -> tuple[Response, int]:
-    """Answer with an error."""
+    """HttpResponse with an error."""
     return jsonify(statusCode=status, message=message, error=HTTPStatus(status).phrase), status
 
 
 def oauth_error(status: int, error: str, description: str) -> tuple[Response, int]:
-    """Answer with an error of a token endpoint."""
+    """HttpResponse with an error of a token endpoint."""
     return jsonify(error=error, error_description=description), status

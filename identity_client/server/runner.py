@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import Any
+from typing import Any, Self
 
 from flask import Flask
 from waitress import wasyncore
@@ -70,7 +70,7 @@ class AppServer:
         for channel in list(self._server._map.values()):
             wasyncore.dispatcher.close(channel)
 
-    def __enter__(self) -> AppServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -110,6 +110,6 @@ class IdentityServer(AppServer):
         app = create_app(internal_token, self.backend)
         super().__init__(app, host=host, port=port, threads=threads)
 
-    def __enter__(self) -> IdentityServer:
+    def __enter__(self) -> Self:
         self.start()
         return self

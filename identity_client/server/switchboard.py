@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from attrs import evolve, frozen
 from flask import Flask, Response, request
 
-from .. import wire
+from .._http import codec
 from .replies import oauth_error, refusal, reply
 
 
@@ -73,7 +73,7 @@ class Board(Protocol):
         ...
 
     def rotate_secret(self, name: str) -> bool:
-        """Replace a client's secret behind everybody's back; return whether there is such one."""
+        """Rotate a client's secret without telling its users; return whether there is such one."""
         ...
 
 
@@ -88,9 +88,9 @@ def add_switchboard(app: Flask, board: Board) -> None:
         board.count("api")
         time.sleep(settings.api_latency)
         if settings.api_outage:
-            return refusal(503, "the service is out of order, as it was told to be")
+            return refusal(503, "simulated outage")
         if random.random() < settings.api_error_rate:
-            return refusal(500, "an error, as it was told to make")
+            return refusal(500, "simulated error")
         return None
 
     @app.get("/dev/settings")
@@ -99,11 +99,11 @@ def add_switchboard(app: Flask, board: Board) -> None:
 
     @app.patch("/dev/settings")
     def change_settings() -> Any:
-        change = wire.as_object(wire.parse_json(request.get_data()))
-        unknown = set(change) - set(wire.to_wire(Settings()))
+        change = codec.as_object(codec.parse_json(request.get_data()))
+        unknown = set(change) - set(codec.to_wire(Settings()))
         if unknown:
-            raise wire.WireError(f"its member {min(unknown)!r} is not known")
-        wanted = wire.from_wire({**wire.to_wire(board.settings), **change}, Settings)
+            raise codec.CodecError(f"its member {min(unknown)!r} is not known")
+        wanted = codec.from_wire({**codec.to_wire(board.settings), **change}, Settings)
         _check(wanted)
         board.settings = wanted
         return reply(wanted)
@@ -129,10 +129,10 @@ def token_fault(board: Switchboard) -> Any:
 
 def _check(settings: Settings) -> None:
     if not 0 < settings.token_lifetime <= 86400:
-        raise wire.WireError("its member 'tokenLifetime' must be above 0 and 86400 at most")
+        raise codec.CodecError("its member 'tokenLifetime' must be above 0 and 86400 at most")
     for rate in ("api_error_rate", "token_error_rate"):
         if not 0 <= getattr(settings, rate) <= 1:
-            raise wire.WireError("an error rate must be between 0 and 1")
+            raise codec.CodecError("an error rate must be between 0 and 1")
     for latency in ("api_latency", "token_latency"):
         if not 0 <= getattr(settings, latency) <= 60:
-            raise wire.WireError("a latency must be between 0 and 60 seconds")
+            raise codec.CodecError("a latency must be between 0 and 60 seconds")

@@ -16,8 +16,16 @@ import attrs
 from attrs import frozen
 from flask import Flask
 
-from ..config import CheckedValue, _base_url, _header_text, _setting, _text, _variable, _wrong
-from ..errors import sealed
+from .._frames import hide_frames
+from ..config import (
+    ValidatedRecord,
+    _base_url,
+    _config_error,
+    _field,
+    _header_text,
+    _text,
+    _variable,
+)
 from .app import create_app
 
 if TYPE_CHECKING:
@@ -27,8 +35,8 @@ _T = TypeVar("_T", bound="KeycloakSettings")
 
 
 @frozen(kw_only=True, eq=False, repr=False)
-class KeycloakSettings(CheckedValue):
-    """Where Keycloak is, and who identity-api is there.
+class KeycloakSettings(ValidatedRecord):
+    """Where Keycloak is, and the client of identity-api there.
 
     Attributes:
         url: the address of Keycloak.
@@ -37,13 +45,13 @@ class KeycloakSettings(CheckedValue):
         client_secret: its secret; not part of the repr.
     """
 
-    url: str = _setting("IDENTITY_KEYCLOAK_URL", _base_url)
-    realm: str = _setting("IDENTITY_KEYCLOAK_REALM", _text)
-    client_id: str = _setting("IDENTITY_KEYCLOAK_CLIENT_ID", _text)
-    client_secret: str = _setting("IDENTITY_KEYCLOAK_CLIENT_SECRET", _text, secret=True)
+    url: str = _field("IDENTITY_KEYCLOAK_URL", _base_url)
+    realm: str = _field("IDENTITY_KEYCLOAK_REALM", _text)
+    client_id: str = _field("IDENTITY_KEYCLOAK_CLIENT_ID", _text)
+    client_secret: str = _field("IDENTITY_KEYCLOAK_CLIENT_SECRET", _text, secret=True)
 
     @classmethod
-    @sealed
+    @hide_frames
     def from_env(  # noqa: PYI019  # Self is not in Python 3.10
         cls: type[_T], environ: Mapping[str, str], **overrides: str | None
     ) -> _T:
@@ -60,7 +68,7 @@ class KeycloakSettings(CheckedValue):
         for setting in attrs.fields(cls):
             value = overrides.get(setting.name) or _variable(setting, environ)
             if value is None:
-                raise _wrong(setting, "is missing; set it")
+                raise _config_error(setting, "is missing; set it")
             values[setting.name] = value
         return cls(**values)
 
@@ -79,13 +87,13 @@ class KeycloakSettings(CheckedValue):
 
 @frozen(kw_only=True, eq=False, repr=False)
 class ServerSettings(KeycloakSettings):
-    """The same, and who may ask.
+    """The same, and the internal token.
 
     Attributes:
         internal_token: the bearer token that callers must have; not part of the repr.
     """
 
-    internal_token: str = _setting("IDENTITY_API_INTERNAL_TOKEN", _header_text, secret=True)
+    internal_token: str = _field("IDENTITY_API_INTERNAL_TOKEN", _header_text, secret=True)
 
 
 def create_keycloak_app(

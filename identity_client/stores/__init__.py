@@ -3,7 +3,7 @@
 ====================================== ============================== ===========
 URL                                    shared by                      extra
 ====================================== ============================== ===========
-``memory:``                            nobody                         none
+``memory:``                            one process                    none
 ``file:///path``                       the processes of one machine   ``file``
 ``redis://host``, ``rediss://host``    replicas on many machines      ``redis``
 ====================================== ============================== ===========
@@ -20,7 +20,9 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Protocol, cast
 
-from ..errors import ConfigurationError, sealed
+from .._frames import hide_frames
+from .._public import public
+from ..errors import ConfigurationError
 from ..models import StoredCredentials
 from .memory import MemoryStore
 
@@ -34,6 +36,7 @@ _BUILT_IN = {
 }
 
 
+@public
 class CredentialStore(Protocol):
     """Keeps the credentials of one service; ``str()`` tells where, without any secret.
 
@@ -46,7 +49,7 @@ class CredentialStore(Protocol):
         ...
 
     def lock(self, timeout: float) -> AbstractContextManager[object]:
-        """Return a context in which nobody else saves.
+        """Return a context in which no other process saves.
 
         The lock of a process that dies is free again by itself, at once or after a lease.
 
@@ -54,7 +57,7 @@ class CredentialStore(Protocol):
             timeout: seconds to wait for the lock at most, 0 or more.
 
         Raises:
-            CredentialStoreError: on entry, when somebody else holds the lock for all that time.
+            CredentialStoreError: on entry, when another process holds the lock for all that time.
         """
         ...
 
@@ -85,7 +88,7 @@ class CredentialStore(Protocol):
 _Factory = Callable[..., CredentialStore]
 
 
-@sealed
+@hide_frames
 def open_store(
     url: str,
     *,
@@ -128,7 +131,7 @@ def _factory(scheme: str) -> _Factory:
         except ModuleNotFoundError as error:
             raise ConfigurationError(
                 f"{setting}: {scheme}: needs the package {error.name!r}; "
-                f"pip install 'identity-client[{extra}]'"
+                f"pip install 'xemahq-identity-client[{extra}]'"
             ) from None
     from importlib.metadata import entry_points  # takes long, and few need it
 

@@ -6,12 +6,15 @@ import json
 import logging
 from typing import Any
 
-from .. import wire
+from .._http import codec
 from ..config import url_problem
 from ..errors import ConfigurationError, CredentialStoreError
 from ..models import StoredCredentials
 
 _log = logging.getLogger("identity_client")
+
+# How each document begins, by which a truncated one is known.
+_START = b'{"service": '
 
 
 class Documents:
@@ -24,7 +27,7 @@ class Documents:
         key: Fernet keys with commas between, or None.
 
     Raises:
-        ConfigurationError: a key is none, or the package that encrypts is missing.
+        ConfigurationError: a key cannot be used, or the package that encrypts is missing.
     """
 
     def __init__(
@@ -35,50 +38,78 @@ class Documents:
         self._cipher = _cipher(key) if key is not None else None
 
     def write(self, stored: StoredCredentials) -> bytes:
-        content = wire.to_wire(stored)
+        content = codec.to_wire(stored)
         if self._cipher is not None:
             sealed_content = self._cipher.encrypt(json.dumps(content).encode())
             content = {"version": stored.version, "encrypted": sealed_content.decode()}
         return json.dumps({**self._owner, **content}).encode()
 
     def read(self, document: bytes) -> StoredCredentials:
-        """Read a document; one that is damaged counts as none, with a warning.
+        """Read a document; one that is empty or cut short counts as none, with a warning.
 
         Raises:
-            CredentialStoreError: it belongs to another service, or to another key.
+            CredentialStoreError: it is damaged, was not written by this package, or belongs to
+                another service or another key.
         """
         try:
-            content = wire.as_object(wire.parse_json(document))
-            owner = {name: content.get(name) for name in self._owner}
+            content = self._owned(document)
+            if content is None:
+                _log.warning("ignoring corrupt data in %s: it is empty or truncated", self._where)
+                return StoredCredentials()
             if "encrypted" in content:
-                content = wire.as_object(wire.parse_json(self._decrypted(content["encrypted"])))
-            stored = wire.from_wire(content, StoredCredentials)
+                content = codec.as_object(codec.parse_json(self._decrypted(content["encrypted"])))
+            stored = codec.from_wire(content, StoredCredentials)
             credentials = stored.credentials
             problem = credentials and url_problem(credentials.token_endpoint)
             if problem:
-                raise wire.WireError(f"its member 'tokenEndpoint' {problem}")
-        except wire.WireError as error:
-            _log.warning("what %s holds is damaged and counts as nothing: %s", self._where, error)
-            return StoredCredentials()
+                raise codec.CodecError(f"its member 'tokenEndpoint' {problem}")
+        except codec.CodecError as error:
+            raise CredentialStoreError(
+                f"{self._where} holds corrupt data: {error}; delete it, and a running instance "
+                "will save its credentials again"
+            ) from None
+        return stored
+
+    def check_owner(self, document: bytes) -> None:
+        """Raise `CredentialStoreError` unless this service wrote it, perhaps not to its end."""
+        self._owned(document)
+
+    def _owned(self, document: bytes) -> dict[str, Any] | None:
+        """Return the members of a document of this service; None if it was cut short."""
+        try:
+            content = codec.as_object(codec.parse_json(document))
+        except codec.CodecError:
+            if document.startswith(_START) or _START.startswith(document.strip(b"\0")):
+                return None
+            content = {}
+        owner = {name: content.get(name) for name in self._owner}
+        if None in owner.values():
+            raise CredentialStoreError(
+                f"{self._where} holds data that identity_client did not write; check "
+                "IDENTITY_CREDENTIAL_STORE, or move that data away"
+            )
         if owner != self._owner:
             raise CredentialStoreError(
                 f"{self._where} holds the credentials of the service {owner['service']!r} at "
                 f"{owner['identityApi']}; give each service a store of its own"
             )
-        return stored
+        return content
 
     def _decrypted(self, text: object) -> bytes:
         from cryptography.fernet import InvalidToken  # was imported where the cipher was made
 
-        if self._cipher is not None:
-            try:
-                return bytes(self._cipher.decrypt(str(text)))
-            except InvalidToken:
-                pass
-        raise CredentialStoreError(
-            f"what {self._where} holds is encrypted with another key; set "
-            "IDENTITY_CREDENTIAL_STORE_KEY to the key that the other replicas have"
-        )
+        if self._cipher is None:
+            raise CredentialStoreError(
+                f"the data in {self._where} is encrypted, but no key is set; set "
+                "IDENTITY_CREDENTIAL_STORE_KEY to the key that the other replicas have"
+            )
+        try:
+            return bytes(self._cipher.decrypt(str(text)))
+        except InvalidToken:
+            raise CredentialStoreError(
+                f"the data in {self._where} cannot be decrypted with the configured key; set "
+                "IDENTITY_CREDENTIAL_STORE_KEY to the key that the other replicas have"
+            ) from None
 
 
 def _cipher(key: str) -> Any:
@@ -87,7 +118,7 @@ def _cipher(key: str) -> Any:
     except ModuleNotFoundError:
         raise ConfigurationError(
             "credential_store_key (IDENTITY_CREDENTIAL_STORE_KEY) needs the package "
-            "'cryptography'; pip install 'identity-client[encryption]'"
+            "'cryptography'; pip install 'xemahq-identity-client[encryption]'"
         ) from None
     try:
         return MultiFernet([Fernet(part.strip()) for part in key.split(",")])

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import stat
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from attrs import evolve
 from filelock import FileLock, Timeout
 
-from ..errors import ConfigurationError, CredentialStoreError, sealed
+from .._eager import import_eagerly
+from .._frames import hide_frames
+from ..errors import ConfigurationError, CredentialStoreError
 from ..models import StoredCredentials
 from .document import Documents
 
+_log = logging.getLogger("identity_client")
+
 _POLL = 0.05
+_MAX_SIZE = 1024 * 1024
+
+# The store is used in the worker and in forked children, where an import may hang.
+import_eagerly("filelock")
 
 
 class FileStore:
     """Keeps the credentials in a file, which is replaced as a whole.
 
     The operating system frees the lock of a process that dies. The file system has to know locks,
-    which not every network file system does. A folder that is missing is made.
+    which not every network file system does. A folder that is missing is made. Where files have no
+    modes (Windows), the folder's permissions have to protect the credentials; a warning says so.
     """
 
     def __init__(
@@ -41,27 +53,53 @@ class FileStore:
                 "credential_store (IDENTITY_CREDENTIAL_STORE) must name a file by its absolute "
                 "path, such as file:///run/orders/credentials.json"
             )
-        self._path = Path(unquote(parts.path))
+        self._path = Path(url2pathname(parts.path))
         self._unfinished = self._path.with_name(f"{self._path.name}.tmp")
         self._documents = Documents(
             str(self), service_name=service_name, identity_api_url=identity_api_url, key=key
         )
         self._locked = False
+        if not _has_modes():
+            _log.warning(
+                "%s: this system has no file modes, so only the permissions of its folder protect "
+                "the credentials; set IDENTITY_CREDENTIAL_STORE_KEY to encrypt them",
+                self,
+            )
 
     def __str__(self) -> str:
         return f"the file {self._path}"
 
-    @sealed
+    @hide_frames
     def load(self) -> StoredCredentials:
         with self._telling("read"):
             try:
-                with self._path.open("rb") as file:
-                    if os.fstat(file.fileno()).st_mode & 0o077:
+                with self._open() as file:
+                    stored = self._documents.read(self._content(file))
+                    # Only now: a file of another program keeps its mode.
+                    if _has_modes() and os.fstat(file.fileno()).st_mode & 0o077:
                         os.fchmod(file.fileno(), 0o600)
-                    document = file.read()
             except FileNotFoundError:
                 return StoredCredentials()
-        return self._documents.read(document)
+        return stored
+
+    def _open(self) -> BinaryIO:
+        if self._path.is_symlink():
+            raise self._misplaced("is a symbolic link")
+        return open(self._path, "rb", opener=_open_safely)  # Path.open has no opener
+
+    def _content(self, file: BinaryIO) -> bytes:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise self._misplaced("is not a regular file")
+        content = file.read(_MAX_SIZE + 1)  # not by its size: files of /proc have none
+        if len(content) > _MAX_SIZE:
+            raise self._misplaced("is larger than 1 MiB")
+        return content
+
+    def _misplaced(self, problem: str) -> CredentialStoreError:
+        return CredentialStoreError(
+            f"{self} {problem}; set IDENTITY_CREDENTIAL_STORE to a file of its own"
+        )
 
     @contextmanager
     def lock(self, timeout: float) -> Generator[None, None, None]:
@@ -75,7 +113,7 @@ class FileStore:
                 lock.acquire(timeout=timeout, poll_interval=_POLL)
             except Timeout:
                 raise CredentialStoreError(
-                    f"another process holds the lock of {self} for {timeout:.1f} s already"
+                    f"timed out after {timeout:.1f} s waiting for the lock on {self}"
                 ) from None
         self._locked = True
         try:
@@ -87,7 +125,7 @@ class FileStore:
     def save(self, stored: StoredCredentials) -> StoredCredentials:
         if not self._locked or self.load().version != stored.version:
             raise CredentialStoreError(
-                f"{self} was not written: another process has changed it meanwhile"
+                f"could not save to {self}: modified concurrently (version conflict)"
             )
         stored = evolve(stored, version=stored.version + 1)
         with self._telling("written"):
@@ -103,6 +141,8 @@ class FileStore:
 
     def clear(self) -> None:
         with self._telling("removed"):
+            with suppress(FileNotFoundError), self._open() as file:
+                self._documents.check_owner(self._content(file))
             self._path.unlink(missing_ok=True)
             self._unfinished.unlink(missing_ok=True)
 
@@ -116,5 +156,15 @@ class FileStore:
         except OSError as error:
             raise CredentialStoreError(
                 f"{self} cannot be {what}: {(error.strerror or type(error).__name__).lower()}; "
-                "see to its folder, its owner and the space on the disk"
+                "check directory permissions and free disk space"
             ) from None
+
+
+def _open_safely(path: str, flags: int) -> int:
+    # Neither waits for the writer of a FIFO nor follows a link; Windows has neither.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0))
+
+
+def _has_modes() -> bool:
+    """Whether a file's mode says which users may read it: where users have ids, as on POSIX."""
+    return hasattr(os, "geteuid")

@@ -1,4 +1,4 @@
-"""`memory:`, for a process that shares its credentials with nobody."""
+"""`memory:`, for a process that shares its credentials with no other."""
 
 from __future__ import annotations
 

@@ -15,13 +15,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from ..errors import ConfigurationError, CredentialStoreError, sealed
+from .._frames import hide_frames
+from ..errors import ConfigurationError, CredentialStoreError
 from ..models import StoredCredentials
 from .document import Documents
 
 _POLL = 0.05
-_LONGEST_COMMAND = 5.0
-_LEASE_MARGIN = 5.0
+_MAX_COMMAND_TIMEOUT = 2.0
+# For a save that is tried twice, and connects each time.
+_LEASE_MARGIN = 4 * _MAX_COMMAND_TIMEOUT + 2.0
 
 # Saves only for the holder of the lock, only over the version that it saw, and renews its lease.
 # A save whose answer was lost comes again, and finds its own work.
@@ -40,7 +42,7 @@ return 1
 class RedisStore:
     """Keeps the credentials in a Redis server.
 
-    The lease of the lock outlasts one request to identity-api, and each save renews it. Should it
+    The lease of the lock outlasts all that happens under it, and each save renews it. Should it
     end all the same, or the server forget it, its former holder saves nothing any more. It may have
     saved before, and not know it, when the answer was lost: that is an error, too.
 
@@ -57,8 +59,9 @@ class RedisStore:
         timeout: float = 10.0,
     ) -> None:
         self._url = url
-        self._command_timeout = min(timeout, _LONGEST_COMMAND)
-        self._lease = timeout + _LEASE_MARGIN
+        self._command_timeout = min(timeout, _MAX_COMMAND_TIMEOUT)
+        # Two registrations and a token request, each of which takes at most this timeout.
+        self._lease = 3 * timeout + _LEASE_MARGIN
         self._documents = Documents(
             str(self), service_name=service_name, identity_api_url=identity_api_url, key=key
         )
@@ -83,7 +86,7 @@ class RedisStore:
         parts = urlsplit(self._url)
         return f"the store at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
-    @sealed
+    @hide_frames
     def load(self) -> StoredCredentials:
         with self._telling():
             version, document = self._connect().hmget(self._key, "version", "document")
@@ -105,7 +108,7 @@ class RedisStore:
             held = lock.acquire(blocking_timeout=timeout, token=token)
         if not held:
             raise CredentialStoreError(
-                f"another process holds the lock of {self} for {timeout:.1f} s already"
+                f"timed out after {timeout:.1f} s waiting for the lock on {self}"
             )
         self._lock_token = token
         try:
@@ -131,7 +134,7 @@ class RedisStore:
             )
         if not saved:
             raise CredentialStoreError(
-                f"{self} was not written: another process has the lock or has changed it meanwhile"
+                f"could not save to {self}: modified concurrently (version conflict or lost lock)"
             )
         return stored
 

@@ -6,22 +6,24 @@ import base64
 import logging
 import math
 import re
-from urllib.parse import quote_plus
+from urllib.parse import quote, urlencode
 
 import requests
 from requests.auth import AuthBase
 
-from . import wire
-from .clock import Clock
-from .errors import InvalidClientError, TokenEndpointError, sealed
-from .http import Answer, HttpError, HttpTransport, Unauthenticated, host_of
-from .models import AccessToken, ServiceCredentials
+from .._frames import hide_frames
+from .._tokens.clock import Clock
+from ..errors import InvalidClientError, TokenEndpointError
+from ..models import AccessToken, ServiceCredentials
+from . import codec
+from .failures import HttpError
 from .retry import parse_retry_after
+from .transport import HttpResponse, HttpTransport, NoAuth, shown_url
 
 _log = logging.getLogger("identity_client")
 
 FALLBACK_LIFETIME = 60.0
-LONGEST_LIFETIME = 86400.0
+MAX_LIFETIME = 86400.0
 
 _CLIENT_ERRORS = ("invalid_client", "unauthorized_client")
 
@@ -33,11 +35,14 @@ class _ClientSecretBasic(AuthBase):
         self._credentials = credentials
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        user = quote_plus(self._credentials.client_id)
-        password = quote_plus(self._credentials.client_secret)
-        value = base64.b64encode(f"{user}:{password}".encode()).decode()
-        request.headers["Authorization"] = f"Basic {value}"
+        request.headers["Authorization"] = f"Basic {basic_value(self._credentials)}"
         return request
+
+
+def basic_value(credentials: ServiceCredentials) -> str:
+    """Return credentials as HTTP Basic sends them; %20 for a space is read by every server."""
+    user, password = quote(credentials.client_id, ""), quote(credentials.client_secret, "")
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 class TokenEndpoint:
@@ -59,7 +64,7 @@ class TokenEndpoint:
         self._scope = scope
         self._warned_of_lifetime = False
 
-    @sealed
+    @hide_frames
     def fetch(self, credentials: ServiceCredentials, timeout: float | None = None) -> AccessToken:
         """Ask for a token.
 
@@ -70,21 +75,26 @@ class TokenEndpoint:
         form = {"grant_type": "client_credentials"}
         if self._scope is not None:
             form["scope"] = self._scope
-        auth: AuthBase = Unauthenticated()
+        auth: AuthBase = NoAuth()
         if self._auth_method == "client_secret_basic":
             auth = _ClientSecretBasic(credentials)
         else:
             form["client_id"] = credentials.client_id
             form["client_secret"] = credentials.client_secret
-        endpoint = f"the token endpoint at {host_of(credentials.token_endpoint)}"
+        endpoint = f"the token endpoint at {shown_url(credentials.token_endpoint)}"
         requested_at, requested_at_wall = self._clock.monotonic(), self._clock.time()
         try:
             answer = self._transport.send(
-                "POST", credentials.token_endpoint, auth=auth, form=form, timeout=timeout
+                "POST",
+                credentials.token_endpoint,
+                auth=auth,
+                form=urlencode(form, quote_via=quote),
+                timeout=timeout,
             )
         except HttpError as error:
             raise TokenEndpointError(
-                f"{endpoint} cannot be used: {error}; check that it runs and can be reached"
+                f"{endpoint} is unreachable: {error}; check that it is running and its "
+                "address is correct (SERVICE_TOKEN_ENDPOINT, or what identity-api returned)"
             ) from None
         value, expires_in, scope = self._read(answer, endpoint, credentials)
         return AccessToken(
@@ -96,28 +106,28 @@ class TokenEndpoint:
         )
 
     def _read(
-        self, answer: Answer, endpoint: str, credentials: ServiceCredentials
+        self, answer: HttpResponse, endpoint: str, credentials: ServiceCredentials
     ) -> tuple[str, float, str | None]:
         if not answer.ok:
-            raise self._refused(answer, endpoint, credentials)
+            raise self._http_error_response(answer, endpoint, credentials)
         try:
-            if answer.oversized:
-                raise wire.WireError("it is larger than 1 MiB")
-            document = wire.as_object(wire.parse_json(answer.body))
-            if "error" in document:
-                raise self._refused(answer, endpoint, credentials)
+            if answer.truncated:
+                raise codec.CodecError("it is larger than 1 MiB")
+            document = codec.as_object(codec.parse_json(answer.body))
+            if document.get("error") is not None:
+                raise self._http_error_response(answer, endpoint, credentials)
             value = document.get("access_token")
             if not isinstance(value, str):
-                raise wire.WireError("its member 'access_token' is missing or no string")
+                raise codec.CodecError("its member 'access_token' is missing or not a string")
             if not re.fullmatch(r"[\x21-\x7e]+", value):
-                raise wire.WireError("its member 'access_token' cannot travel in a header")
+                raise codec.CodecError("its member 'access_token' cannot be sent in a header")
             kind = document.get("token_type")
             if not isinstance(kind, str) or kind.lower() != "bearer":
-                raise wire.WireError("its member 'token_type' is not 'Bearer'")
-        except wire.WireError as error:
+                raise codec.CodecError("its member 'token_type' is not 'Bearer'")
+        except codec.CodecError as error:
             raise TokenEndpointError(
-                f"{endpoint} answered {answer.status}, but its answer cannot be used: {error}; "
-                "check that the address is a token endpoint's",
+                f"{endpoint} returned an invalid response (HTTP {answer.status}): {error}; check "
+                "that it is a token endpoint (SERVICE_TOKEN_ENDPOINT)",
                 status_code=answer.status,
             ) from None
         scope = document.get("scope")
@@ -127,15 +137,17 @@ class TokenEndpoint:
             scope if isinstance(scope, str) else None,
         )
 
-    def _refused(
-        self, answer: Answer, endpoint: str, credentials: ServiceCredentials
+    def _http_error_response(
+        self, answer: HttpResponse, endpoint: str, credentials: ServiceCredentials
     ) -> TokenEndpointError:
-        description, code = wire.error_text(answer.body, credentials.client_secret)
+        description, code = codec.error_text(
+            answer.body, credentials.client_secret, basic_value(credentials)
+        )
         rejected = code in _CLIENT_ERRORS and answer.status in (200, 400, 401)
         said = ": ".join(text for text in (code, description) if text)
         kind = InvalidClientError if rejected else TokenEndpointError
         return kind(
-            f"{endpoint} answered {answer.status}"
+            f"{endpoint} returned HTTP {answer.status}"
             + (f" ({said})" if said else "")
             + (f"; check the client {credentials.client_id!r} and its secret" if rejected else ""),
             status_code=answer.status,
@@ -150,15 +162,18 @@ class TokenEndpoint:
             if isinstance(expires_in, bool) or not isinstance(expires_in, (int, float, str)):
                 raise ValueError  # noqa: TRY004  # as for the text below
             seconds = float(expires_in)
-            if math.isnan(seconds) or seconds <= 0:
+            if math.isnan(seconds):
                 raise ValueError
         except (ValueError, OverflowError):
             if not self._warned_of_lifetime:
                 self._warned_of_lifetime = True
                 _log.warning(
-                    "%s does not say how long its tokens live (expires_in); %g s are assumed",
-                    endpoint,
-                    FALLBACK_LIFETIME,
+                    "%s returned no usable expires_in; assuming %g s", endpoint, FALLBACK_LIFETIME
                 )
             return FALLBACK_LIFETIME
-        return min(seconds, LONGEST_LIFETIME)
+        if seconds <= 0:
+            raise TokenEndpointError(
+                f"{endpoint} issued a token with expires_in {seconds:g}, which had expired when it "
+                "arrived; check for a gateway that caches its responses"
+            )
+        return min(seconds, MAX_LIFETIME)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, TypeVar, cast
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from .models import ApiEnvelope
+from .. import models
+from ..models import ApiEnvelope
 
 _T = TypeVar("_T")
 
 _TEXT_LIMIT = 300
+_TITLE_LIMIT = 16 * 1024
 
 
-class WireError(Exception):
+class CodecError(Exception):
     """A document that is not what the contract says; the text names the member, not its value."""
 
 
@@ -62,17 +68,27 @@ def _strings(value: object, _: object) -> tuple[str, ...]:
     return cast("tuple[str, ...]", tuple(items))
 
 
+def _attributes(cls: type) -> Any:
+    """Return the members of a record, with their types resolved."""
+    # Annotations are text, and the module that a public class names does not hold their names.
+    if cls.__module__ == "identity_client":
+        attrs.resolve_types(cls, dict(vars(models)))
+    return attrs.fields(cls)
+
+
 def _structure_factory(cls: type) -> Any:
-    renames = {a.name: override(rename=_camel_case(a.name)) for a in attrs.fields(cls)}
-    return make_dict_structure_fn(cls, _converter(), **renames)  # type: ignore[arg-type]  # cattrs types its overrides as flags
+    renames: dict[str, Any] = {
+        a.name: override(rename=_camel_case(a.name)) for a in _attributes(cls)
+    }
+    return cast(Any, make_dict_structure_fn(cls, _converter(), **renames))
 
 
 def _unstructure_factory(cls: type) -> Any:
-    renames = {
+    renames: dict[str, Any] = {
         a.name: override(rename=_camel_case(a.name), omit_if_default=a.default is None)
-        for a in attrs.fields(cls)
+        for a in _attributes(cls)
     }
-    return make_dict_unstructure_fn(cls, _converter(), **renames)  # type: ignore[arg-type]  # as above
+    return cast(Any, make_dict_unstructure_fn(cls, _converter(), **renames))
 
 
 @cache
@@ -98,13 +114,13 @@ def from_wire(document: object, cls: type[_T]) -> _T:
     """Read a value from a JSON document; members that ``cls`` does not know are ignored.
 
     Raises:
-        WireError: the document is no object, or a member is missing or of another type.
+        CodecError: the document is not an object, or a member is missing or of another type.
     """
     try:
         return _converter().structure(as_object(document), cls)
     except cattrs.ClassValidationError as error:
         problem = _problem(error)
-    raise WireError(problem)
+    raise CodecError(problem)
 
 
 def unwrap(document: object) -> ApiEnvelope[object]:
@@ -118,10 +134,10 @@ def as_object(document: object) -> dict[str, Any]:
     """Return a JSON document that is an object.
 
     Raises:
-        WireError: it is something else.
+        CodecError: it is something else.
     """
     if not isinstance(document, dict):
-        raise WireError(f"it is {_kind(document)} where an object is expected")
+        raise CodecError(f"it is {_kind(document)} where an object is expected")
     return cast("dict[str, Any]", document)
 
 
@@ -129,42 +145,71 @@ def parse_json(body: bytes) -> object:
     """Parse a body as JSON.
 
     Raises:
-        WireError: it is not JSON, or is nested too deeply to be read.
+        CodecError: it is not JSON, or is nested too deeply to be read.
     """
     if not body.strip():
-        raise WireError("it is empty")
+        raise CodecError("it is empty")
     try:
         return json.loads(body)
     except RecursionError:
         problem = "it is nested too deeply"
     except ValueError:
         problem = "it is an HTML page" if _is_html(body) else "it is not JSON"
-    raise WireError(problem)
+    raise CodecError(problem)
 
 
-def error_text(body: bytes, secret: str) -> tuple[str | None, str | None]:
+def error_text(body: bytes, *secrets: str) -> tuple[str | None, str | None]:
     """Read what any of the known error bodies says.
 
     These are NestJS's ``{statusCode, message, error}``, problem details (RFC 9457),
     ``{error: {code, message}}``, OAuth's ``{error, error_description}`` (RFC 6749 section 5.2)
-    and HTML. A server that echoes the secret of the request does not bring it into a message.
+    and HTML. A text in which the server echoes a secret of the request, in any of the encodings
+    that it may have come in, is left out as a whole: to replace the secret in it would show where
+    it stood, and a short one may be a part of other words.
+
+    Args:
+        body: the body of the response.
+        secrets: what must not be shown.
 
     Returns:
         The message and the code, each None where there is none.
     """
-    body = body.replace(secret.encode(), b"***")
+    forms = [form for secret in secrets for form in _forms(secret)]
+
+    def clean(value: object) -> str | None:
+        text = _clean(value)
+        if text is None or any(form in decoded for decoded in _decodings(text) for form in forms):
+            return None
+        # Cut last: a secret at the limit would otherwise show its first part.
+        return text[:_TEXT_LIMIT] + "…" if len(text) > _TEXT_LIMIT else text
+
     try:
         document = as_object(unwrap(parse_json(body)).data)
-    except WireError:
-        title = re.search(rb"<title[^>]*>([^<]{1,300})</title>", body, re.IGNORECASE)
-        return (_clean(title[1].decode("utf-8", "replace")) if title else None), None
+    except CodecError:
+        # All repetitions are bounded: a body of nothing but "<title" takes linear time.
+        title = re.search(
+            rb"<title[^>]{0,100}>([^<]{1,300})</title>", body[:_TITLE_LIMIT], re.IGNORECASE
+        )
+        return (clean(title[1].decode("utf-8", "replace")) if title else None), None
     error: object = document.get("error")
     if isinstance(error, dict):
         inner = as_object(cast(object, error))
-        return _clean(inner.get("message")), _clean(inner.get("code"))
+        return clean(inner.get("message")), clean(inner.get("code"))
     members = ("message", "error_description", "detail", "title")
-    message = next((text for name in members if (text := _clean(document.get(name)))), None)
-    return message, _clean(error) or _clean(document.get("type"))
+    message = next((text for name in members if (text := clean(document.get(name)))), None)
+    return message, clean(error) or clean(document.get("type"))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """Yield a secret as it is, and as form encoding, percent-encoding and HTML write it."""
+    yield from {secret, " ".join(secret.split()), quote(secret, safe=""), quote_plus(secret)}
+    yield from (html.escape(secret), base64.b64encode(secret.encode()).decode())
+
+
+def _decodings(text: str) -> Iterator[str]:
+    yield from (text, unquote(text), unquote_plus(text), html.unescape(text))
+    unescaped = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
+    yield re.sub(r"\\(.)", r"\1", unescaped)
 
 
 def _clean(value: object) -> str | None:
@@ -174,7 +219,7 @@ def _clean(value: object) -> str | None:
     if not isinstance(value, str):
         return None
     text = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", value).split())
-    return (text[:_TEXT_LIMIT] + "…" if len(text) > _TEXT_LIMIT else text) or None
+    return text or None
 
 
 def _is_html(body: bytes) -> bool:

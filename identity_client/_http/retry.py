@@ -30,11 +30,11 @@ def equal_jitter(delay: float) -> float:
     return half + backoff.full_jitter(half)
 
 
-def pause_asked_for(retry_after: float, cap: float) -> float:
+def retry_after_with_jitter(retry_after: float, cap: float) -> float:
     """Draw the pause that a Retry-After asks for, so that not all come back in the same second.
 
-    It is not shorter than asked for, and up to half as long again, within ``cap``. Who is asked to
-    stay away for longer than ``cap`` comes back within it all the same.
+    It is not shorter than asked for, and up to half as long again, within ``cap``. One that is
+    longer than ``cap`` counts as ``cap``.
     """
     if retry_after >= cap:
         return equal_jitter(cap)

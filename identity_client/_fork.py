@@ -1,0 +1,153 @@
+"""What happens when a process forks, and when it ends: the only module that knows of either.
+
+A forked child has one thread, the one that forked. Locks that other threads held stay locked there
+for ever, connections are shared with the parent, and the worker thread is missing. Everything that
+is bound to a process therefore compares process ids before it takes a lock, because
+
+- uWSGI forks in C and runs none of Python's hooks (unless told to), and
+- a hook would make new locks at once, before gevent patches `threading` in the workers that
+  gunicorn forks; made at the first use, they are the patched ones.
+
+The hooks only send the next caller past the lock-free fast path, and look after greenlets.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Protocol
+
+_log = logging.getLogger("identity_client")
+
+_BEFORE_FORK_TIMEOUT = 1.0
+_EXIT_TIMEOUT = 0.2
+
+
+class ProcessBound(Protocol):
+    """A part that has to know when its process forks or ends."""
+
+    def before_fork(self, timeout: float) -> None: ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork_in_child(self) -> None: ...
+
+    def stop(self, timeout: float = 0.0) -> bool: ...
+
+    def at_exit(self, *, stopped: bool) -> None: ...
+
+
+class ForkGuard:
+    """Runs ``reinit`` once in each forked child, before anything there takes a lock."""
+
+    def __init__(self, reinit: Callable[[], None]) -> None:
+        self._reinit = reinit
+        self._pid = os.getpid()
+        self._reinit_locks: dict[int, threading.Lock] = {}
+
+    def check(self) -> None:
+        """Look for a fork; called by every thread that is about to take a lock."""
+        pid = os.getpid()
+        if self._pid == pid:
+            return
+        # A lock of this process, made by whichever thread comes first: setdefault is atomic.
+        with self._reinit_locks.setdefault(pid, threading.Lock()):
+            if self._pid != pid:
+                self._reinit()
+                self._pid = pid
+
+    def expect_fork(self) -> None:
+        """Make the next `check` reinitialise, whatever the process id is."""
+        self._pid = 0
+
+
+# By identity; a plain dictionary, because a weak set cannot be copied while a thread adds to it.
+_parts: dict[int, weakref.ref[Any]] = {}
+_exiting = False
+
+
+def register(part: ProcessBound) -> None:
+    """Tell ``part`` of forks and of the end of the process, as long as it exists."""
+    key = id(part)
+    _parts[key] = weakref.ref(part, lambda _: _parts.pop(key, None) and None)
+
+
+def is_exiting() -> bool:
+    """Whether workers have been stopped for good, so that callers must do without one."""
+    return _exiting
+
+
+def _living() -> list[Any]:
+    return [part for ref in tuple(_parts.values()) if (part := ref()) is not None]
+
+
+def _before_fork() -> None:
+    for part in _living():
+        part.before_fork(_BEFORE_FORK_TIMEOUT)
+
+
+def _after_fork_in_parent() -> None:
+    for part in _living():
+        part.after_fork_in_parent()
+
+
+def _after_fork_in_child() -> None:
+    for part in _living():
+        part.after_fork_in_child()
+
+
+def _stop_all_at_exit() -> None:
+    """Stop the workers while they can still end: all are told first, and share one deadline.
+
+    A daemon thread is frozen wherever it is when the interpreter ends. One that is in the middle
+    of a request is left behind silently: it must not log into handlers that are closed by then.
+    """
+    global _exiting  # noqa: PLW0603  # a state of the process
+    _exiting = True
+    parts = _living()
+    for part in parts:
+        part.stop()
+    deadline = time.monotonic() + _EXIT_TIMEOUT
+    for part in parts:
+        part.at_exit(stopped=part.stop(max(deadline - time.monotonic(), 0.001)))
+
+
+def _no_hooks(**_: object) -> None:
+    """Stand in for ``os.register_at_fork`` where processes do not fork, as on Windows."""
+
+
+getattr(os, "register_at_fork", _no_hooks)(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
+atexit.register(_stop_all_at_exit)
+
+
+def is_uwsgi_master() -> bool:
+    """Whether this is uWSGI's master process, in which no thread may be left running.
+
+    uWSGI forks its workers at any time. One that is forked while a thread of the master holds the
+    interpreter's lock waits for that lock for ever.
+    """
+    uwsgi = sys.modules.get("uwsgi")  # there is no such module elsewhere
+    return uwsgi is not None and uwsgi.masterpid() == os.getpid()
+
+
+@cache
+def warn_without_threads() -> None:
+    """Warn, once in a process, when uWSGI lets threads run during requests only."""
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is not None and not uwsgi.has_threads:
+        _log.warning(
+            "uWSGI runs without threads, so tokens cannot be refreshed in the background and "
+            "requests block while one is fetched; set 'enable-threads = true' in uWSGI's "
+            "configuration"
+        )

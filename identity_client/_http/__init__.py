@@ -1,0 +1,1 @@
+"""One HTTP exchange at a time, bounded in time and size; private."""

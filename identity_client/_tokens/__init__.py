@@ -1,0 +1,1 @@
+"""The engine that obtains, caches and refreshes tokens; private."""
