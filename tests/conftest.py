@@ -1,28 +1,23 @@
-"""What all tests share."""
+"""The fixtures of all tests; their types are in support/services.py."""
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+import trustme
 from support.canned import Canned, CannedServer, reply, token_reply
+from support.scripted import Scripted
+from support.services import INTERNAL_TOKEN, MakeService, Preconfigured, StartCanned
 
 from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
+from identity_client._tokens.clock import Clock
 from identity_client.server import IdentityServer
 
 # The scheduler of these needs Python 3.12.
 collect_ignore = [] if sys.version_info >= (3, 12) else ["interleavings"]
-
-INTERNAL_TOKEN = "internal-token-of-the-tests"
-
-MakeService = Callable[..., IdentityBootstrapService]
 
 
 @pytest.fixture
@@ -37,7 +32,9 @@ def make_service() -> Iterator[MakeService]:
     """Makes services from an `IdentityServer` or a URL, and closes them."""
     made = []
 
-    def make(where: IdentityServer | str, *, clock: Any = None, **settings: Any) -> Any:
+    def make(
+        where: IdentityServer | str, *, clock: Clock | None = None, **settings: Any
+    ) -> IdentityBootstrapService:
         url = where if isinstance(where, str) else where.url
         values: dict[str, Any] = {
             "service_name": "orders",
@@ -57,7 +54,7 @@ def make_service() -> Iterator[MakeService]:
 
 
 @pytest.fixture
-def canned() -> Iterator[Callable[..., CannedServer]]:
+def canned() -> Iterator[StartCanned]:
     """Starts `CannedServer`s and stops them."""
     started: list[CannedServer] = []
 
@@ -72,10 +69,10 @@ def canned() -> Iterator[Callable[..., CannedServer]]:
 
 
 @pytest.fixture
-def preconfigured(make_service: MakeService, canned: Callable[..., CannedServer]) -> Any:
+def preconfigured(make_service: MakeService, canned: StartCanned) -> Preconfigured:
     """Makes a service with pre-configured credentials and the token endpoint it asks."""
 
-    def make(*answers: Canned, **settings: Any) -> Any:
+    def make(*answers: Canned, **settings: Any) -> tuple[IdentityBootstrapService, CannedServer]:
         endpoint = canned(*(answers or (token_reply(),)))
         given = {
             "client_id": "orders",
@@ -88,53 +85,21 @@ def preconfigured(make_service: MakeService, canned: Callable[..., CannedServer]
     return make
 
 
-def registered(url: str, **members: Any) -> Canned:
-    """The reply to a registration."""
-    return reply(
-        {
-            "data": {
-                "id": "1",
-                "clientId": "orders",
-                "clientSecret": "a-client-secret",
-                "tokenEndpoint": f"{url}/token",
-                "roles": ["micro-service"],
-                "alreadyExisted": False,
-                "secretRegenerated": False,
-                **members,
-            }
-        }
-    )
+@pytest.fixture
+def scripted(canned: StartCanned) -> Scripted:
+    return Scripted(canned)
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
+    """A key, its certificate for 127.0.0.1 and the authority that signed it, in one file.
+
+    A server presents it, and a client that is given it trusts the server.
+    """
+    authority = trustme.CA()
     path = tmp_path_factory.mktemp("tls") / "certificate.pem"
-    path.write_bytes(
-        signed.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(path)
+    authority.cert_pem.write_to_path(path, append=True)
     return str(path)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import INTERNAL_TOKEN, registered
 from support.canned import CannedServer, reply
+from support.scripted import registered
+from support.services import INTERNAL_TOKEN, StartCanned
 
 from identity_client import (
     ConfigurationError,
@@ -68,7 +69,7 @@ def test_a_client_is_made_of_options_and_works_after_close(api: IdentityServer) 
     client.close()
 
 
-def test_the_paths_can_be_replaced(canned: Callable[..., CannedServer]) -> None:
+def test_the_paths_can_be_replaced(canned: StartCanned) -> None:
     server = canned(reply({"isMember": False, "role": None}))
     endpoints = Endpoints(verify_membership="/v2/membership")
     with IdentityApiClient(server.url + "/api", INTERNAL_TOKEN, endpoints=endpoints) as client:
@@ -86,7 +87,7 @@ def test_a_name_that_would_ask_for_something_else_is_refused(name: str) -> None:
 
 
 def test_every_request_carries_the_token_and_says_who_asks(
-    canned: Callable[..., CannedServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    canned: StartCanned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / ".netrc"
     netrc.write_text("machine 127.0.0.1 login evil password evil\n")
@@ -118,7 +119,7 @@ def test_netrc_adds_nothing_to_a_token_request(
 
 
 def test_a_proxy_of_the_environment_is_used(
-    canned: Callable[..., CannedServer], monkeypatch: pytest.MonkeyPatch
+    canned: StartCanned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proxy = canned(registered("http://keycloak"))
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -155,7 +156,7 @@ class ClosingServer:
 
 
 def test_a_kept_connection_that_was_closed_is_retried_once_on_a_fresh_one(
-    canned: Callable[..., CannedServer],
+    canned: StartCanned,
 ) -> None:
     server = canned(reply({"isMember": True, "role": "x"}))
     closing = ClosingServer(server, alive=1)
@@ -166,13 +167,13 @@ def test_a_kept_connection_that_was_closed_is_retried_once_on_a_fresh_one(
 
 
 def test_a_fresh_connection_that_is_closed_is_not_retried(
-    canned: Callable[..., CannedServer],
+    canned: StartCanned,
 ) -> None:
     server = canned(reply({}))
     closing = ClosingServer(server, alive=0)
     with (
         IdentityApiClient(server.url, INTERNAL_TOKEN) as client,
-        pytest.raises(IdentityApiConnectionError, match="closed before an answer"),
+        pytest.raises(IdentityApiConnectionError, match="closed before a response"),
     ):
         client.verify_membership("user", "org")
     assert closing.connections == [0]

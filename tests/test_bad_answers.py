@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import INTERNAL_TOKEN, MakeService, registered
+from support import hostile
 from support.canned import Canned, CannedServer, reply, token_reply
+from support.scripted import registered
+from support.services import INTERNAL_TOKEN, MakeService, Preconfigured, StartCanned
 
 from identity_client import (
     IdentityApiClient,
@@ -50,7 +55,7 @@ UNUSABLE = [
     Bad("a number", Canned(200, b"42", JSON), 200, "it is", False),
     Bad("a string", Canned(200, b'"text"', JSON), 200, "it is", False),
     Bad("missing members", Canned(200, b"{}", JSON), 200, "its member", False),
-    Bad("deep nesting", Canned(200, _nested(100_000), JSON), 200, "nested too deeply", False),
+    Bad("deep nesting", Canned(200, _nested(170_000), JSON), 200, "nested too deeply", False),
     Bad("10 MB", Canned(200, b" " * 10_000_000, JSON), 200, "larger than 1 MiB", False),
     Bad(
         "10 MB in a few bytes",
@@ -117,7 +122,7 @@ def _aimed(answer: Canned, other: CannedServer) -> Canned:
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("bad", UNUSABLE + REFUSED, ids=IDS)
 def test_identity_api_calls_turn_it_into_a_clear_error(
-    bad: Bad, call: str, canned: Callable[..., CannedServer]
+    bad: Bad, call: str, canned: StartCanned
 ) -> None:
     with _other_host() as other:
         server = canned(_aimed(bad.answer, other))
@@ -137,9 +142,7 @@ def test_identity_api_calls_turn_it_into_a_clear_error(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_member_of_the_wrong_type_is_named_and_not_shown(
-    call: str, canned: Callable[..., CannedServer]
-) -> None:
+def test_a_member_of_the_wrong_type_is_named_and_not_shown(call: str, canned: StartCanned) -> None:
     document = {**MISTYPED[call], "secret": SECRET}
     server = canned(reply({"data": document}))
     with (
@@ -166,7 +169,7 @@ TOKEN_ONLY = [
 
 @pytest.mark.parametrize("bad", UNUSABLE + REFUSED + TOKEN_ONLY, ids=lambda bad: bad.name)
 def test_the_token_request_turns_it_into_a_clear_error_and_the_worker_lives_on(
-    bad: Bad, preconfigured: Callable[..., Any]
+    bad: Bad, preconfigured: Preconfigured
 ) -> None:
     with _other_host() as other:
         service, endpoint = preconfigured(_aimed(bad.answer, other))
@@ -187,7 +190,7 @@ def test_the_token_request_turns_it_into_a_clear_error_and_the_worker_lives_on(
 @pytest.mark.parametrize("status", [400, 401])
 @pytest.mark.parametrize("code", ["invalid_client", "unauthorized_client"])
 def test_both_codes_and_both_statuses_mean_that_the_client_is_rejected(
-    code: str, status: int, preconfigured: Callable[..., Any]
+    code: str, status: int, preconfigured: Preconfigured
 ) -> None:
     answer = reply({"error": code, "error_description": "Invalid client credentials"}, status)
     service, _ = preconfigured(answer)
@@ -200,7 +203,7 @@ def test_both_codes_and_both_statuses_mean_that_the_client_is_rejected(
 
 @pytest.mark.parametrize("bad", UNUSABLE + REFUSED, ids=IDS)
 def test_a_service_survives_it_on_registration(
-    bad: Bad, canned: Callable[..., CannedServer], make_service: MakeService
+    bad: Bad, canned: StartCanned, make_service: MakeService
 ) -> None:
     with _other_host() as other:
         server = canned(_aimed(bad.answer, other))
@@ -218,7 +221,7 @@ def test_a_service_survives_it_on_registration(
 
 
 def test_a_secret_that_the_server_echoes_stays_out_of_the_message(
-    canned: Callable[..., CannedServer], preconfigured: Callable[..., Any]
+    canned: StartCanned, preconfigured: Preconfigured
 ) -> None:
     body = json.dumps({"message": f"bad token {INTERNAL_TOKEN}", "error": INTERNAL_TOKEN})
     server = canned(Canned(401, body.encode(), JSON))
@@ -227,17 +230,117 @@ def test_a_secret_that_the_server_echoes_stays_out_of_the_message(
         pytest.raises(IdentityApiError) as caught,
     ):
         client.get_system_org("system")
-    assert "bad token ***" in str(caught.value)
+    assert "returned HTTP 401; check the internal token" in str(caught.value)
     assert INTERNAL_TOKEN not in repr(vars(caught.value))
     service, _ = preconfigured(
         reply({"error": "e", "error_description": "not a-client-secret"}, 400)
     )
-    with pytest.raises(IdentityError, match=r"not \*\*\*"):
+    with pytest.raises(IdentityError, match=r"returned HTTP 400 \(e\)"):
         service.get_access_token()
 
 
+@pytest.mark.parametrize(
+    "echo",
+    [
+        pytest.param('"p\\u00e4ss/w rd+%"', id="escaped JSON"),
+        pytest.param('"p\\u00e4ss\\/w rd+%"', id="JSON with escaped slashes"),
+        pytest.param('"p%C3%A4ss%2Fw%20rd%2B%25"', id="percent-encoding"),
+        pytest.param('"p%C3%A4ss%2Fw+rd%2B%25"', id="form encoding"),
+        pytest.param('"Basic b3JkZXJzOnAlQzMlQTRzcyUyRnclMjByZCUyQiUyNQ=="', id="Basic"),
+    ],
+)
+def test_a_secret_that_the_server_echoes_in_another_encoding_is_not_shown(
+    echo: str, preconfigured: Preconfigured
+) -> None:
+    body = f'{{"error": "e", "error_description": {echo}}}'.encode()
+    service, _ = preconfigured(Canned(400, body, JSON), client_secret="päss/w rd+%")
+    with pytest.raises(IdentityError) as caught:
+        service.get_access_token()
+    assert "returned HTTP 400 (e);" in str(caught.value)
+    assert "rd" not in str(caught.value).partition("(e)")[2].replace("retrying", "")
+
+
+def test_a_title_that_never_ends_takes_no_time(canned: StartCanned) -> None:
+    server = canned(Canned(500, b"<title" * 87_000, (("Content-Type", "text/html"),)))
+    with IdentityApiClient(server.url, INTERNAL_TOKEN) as client:
+        began = time.perf_counter()
+        with pytest.raises(IdentityApiError, match="returned HTTP 500"):
+            client.get_system_org("system")
+        assert time.perf_counter() - began < 3
+
+
+def test_a_compressed_body_is_bounded_as_decoded(canned: StartCanned) -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    small = gzip.compress(b'{"id": "1", "name": "system", "displayName": "System"}')
+    server = canned(
+        Canned(200, bomb, (*JSON, ("Content-Encoding", "gzip"))),
+        Canned(200, small, (*JSON, ("Content-Encoding", "gzip"))),
+        Canned(200, small, (*JSON, ("Content-Encoding", "br"))),
+    )
+    with IdentityApiClient(server.url, INTERNAL_TOKEN) as client:
+        with pytest.raises(IdentityApiError, match="larger than 1 MiB"):
+            client.get_system_org("system")
+        assert client.get_system_org("system").name == "system"
+        with pytest.raises(IdentityApiError, match="unknown content encoding"):
+            client.get_system_org("system")
+
+
+@pytest.mark.parametrize(
+    ("interim", "name"),
+    [(b"102 Processing", "system"), (b"103 Early Hints", "system"), (b"101 Upgrade", None)],
+)
+def test_an_informational_response_is_not_taken_for_the_response(
+    interim: bytes, name: str | None
+) -> None:
+    def respond(connection: socket.socket, stopped: threading.Event) -> None:
+        body = b'{"id": "1", "name": "system", "displayName": "System"}'
+        final = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        connection.sendall(b"HTTP/1.1 " + interim + b"\r\nLink: </x>\r\n\r\n" + final)
+
+    with (
+        hostile.HostileServer(respond) as server,
+        IdentityApiClient(f"http://127.0.0.1:{server.port}", INTERNAL_TOKEN) as client,
+    ):
+        if name is None:
+            with pytest.raises(IdentityApiError, match="invalid or incomplete"):
+                client.get_system_org("system")
+        else:
+            assert client.get_system_org("system").name == name
+
+
+def test_an_address_that_swallows_packets_hides_no_other(
+    canned: StartCanned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = canned(reply({"id": "1", "name": "system", "displayName": "System"}))
+    port = int(server.url.rpartition(":")[2])
+    with hostile.black_hole() as hole:
+        addresses = [("127.0.0.1", hole), ("127.0.0.1", port)]
+
+        def resolve(*_: object, **__: object) -> list[Any]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", one) for one in addresses]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        with IdentityApiClient("http://identity-api:3053", INTERNAL_TOKEN) as client:
+            began = time.perf_counter()
+            assert client.get_system_org("system").name == "system"
+            assert time.perf_counter() - began < 5
+        addresses[1:] = [("127.0.0.1", hole)] * 3
+        with (
+            IdentityApiClient("http://identity-api:1", INTERNAL_TOKEN, timeout=1.0) as client,
+            pytest.raises(IdentityApiError),
+        ):
+            client.get_system_org("system")
+        assert time.perf_counter() - began < 8  # with the first one
+        addresses.clear()
+        with (
+            IdentityApiClient("http://identity-api:1", INTERNAL_TOKEN) as client,
+            pytest.raises(IdentityApiError, match="unreachable"),
+        ):
+            client.get_system_org("system")
+
+
 def test_long_and_multi_line_messages_are_cut_and_flattened(
-    canned: Callable[..., CannedServer],
+    canned: StartCanned,
 ) -> None:
     server = canned(reply({"message": "line\nbreak \x1b[31m" + "x" * 5000}, 400))
     with (

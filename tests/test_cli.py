@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
@@ -23,9 +24,10 @@ import click
 import pytest
 import requests
 from click.testing import CliRunner, Result
-from conftest import INTERNAL_TOKEN, MakeService, registered
 from support import hostile
-from support.canned import CannedServer, reply, token_reply
+from support.canned import reply, token_reply
+from support.scripted import registered
+from support.services import INTERNAL_TOKEN, MakeService, StartCanned
 
 from identity_client import IdentityApiClient, ServiceStatus, __version__
 from identity_client.cli import main
@@ -68,7 +70,6 @@ SLOW_ENDPOINT = {
 REFUSAL = "see [/docs] or [bold]ask[/bold]"
 
 Run = Callable[..., Result]
-Started = Callable[..., CannedServer]
 
 
 @pytest.fixture(autouse=True)
@@ -99,17 +100,17 @@ def silent_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def issuing_url(canned: Started) -> str:
+def issuing_url(canned: StartCanned) -> str:
     return canned(token_reply("a-token")).url
 
 
 @pytest.fixture
-def rejecting_url(canned: Started) -> str:
+def rejecting_url(canned: StartCanned) -> str:
     return canned(reply({"error": "invalid_client"}, 401)).url
 
 
 @pytest.fixture
-def refusing_url(canned: Started) -> str:
+def refusing_url(canned: StartCanned) -> str:
     return canned(reply({"message": REFUSAL}, 403)).url
 
 
@@ -192,7 +193,7 @@ def test_wait_prints_nothing_when_a_token_can_be_had(run: Run) -> None:
     assert (result.exit_code, result.output) == (0, "")
 
 
-def test_wait_waits_out_an_outage(run: Run, canned: Started) -> None:
+def test_wait_waits_out_an_outage(run: Run, canned: StartCanned) -> None:
     server = canned(reply({"message": "out of order"}, 503))
     server.answers.extend([registered(server.url), token_reply()])
     result = run("wait", **{**REGISTERING, "IDENTITY_API_URL": server.url})
@@ -212,7 +213,7 @@ def test_status_shows_a_table(run: Run) -> None:
     assert shown["client id"] == "orders"
     assert 280 < float(shown["token expires in"]) <= 290
     assert shown["attempts"] == "0"
-    assert shown["last error"] == shown["next attempt"] == "-"
+    assert shown["last error"] == shown["next attempt in"] == "-"
     assert shown["registrations"] == shown["tokens issued"] == "1"
 
 
@@ -221,13 +222,15 @@ def test_status_shows_json(run: Run) -> None:
     assert result.exit_code == 0
     shown = json.loads(result.stdout)
     assert 280 < shown.pop("token_expires_in") <= 290
+    assert abs(shown.pop("last_success_at") - time.time()) < 60
     assert shown == {
         "service_name": "orders",
         "state": "READY",
+        "started": True,
         "client_id": "orders",
         "attempts": 0,
         "last_error": None,
-        "next_attempt": None,
+        "next_attempt_in": None,
         "registrations": 1,
         "secrets_regenerated": 0,
         "tokens_issued": 1,
@@ -244,7 +247,7 @@ def test_status_without_a_token_shows_why_and_exits_with_1(
     result = run("status", "--timeout", "0.2", *as_json, **variables)
     assert result.exit_code == 1
     assert "PENDING" in result.stdout
-    assert f"answered 403 ({REFUSAL})" in result.stdout
+    assert f"returned HTTP 403 ({REFUSAL})" in result.stdout
     assert result.stderr == ""
 
 
@@ -254,14 +257,14 @@ EXITS = [
         ["token"],
         {**PRECONFIGURED, "SERVICE_TOKEN_ENDPOINT": "{rejecting_url}"},
         1,
-        "answered 401 (invalid_client)",
+        "returned HTTP 401 (invalid_client)",
         id="token: the token endpoint rejects the client",
     ),
     pytest.param(
         ["token"],
         {**REGISTERING, "IDENTITY_API_INTERNAL_TOKEN": "another"},
         1,
-        "answered 401",
+        "returned HTTP 401",
         id="token: identity-api refuses",
     ),
     pytest.param(
@@ -279,7 +282,7 @@ EXITS = [
             "IDENTITY_MAX_REGISTRATION_ATTEMPTS": "1",
         },
         1,
-        "registration of 'orders' failed 1 times",
+        "registration of 'orders' failed after 1 attempts",
         id="token: all attempts are used up",
     ),
     pytest.param(
@@ -318,7 +321,7 @@ EXITS = [
         ["wait", "--timeout", "0.2"],
         {**PRECONFIGURED, "SERVICE_TOKEN_ENDPOINT": "{rejecting_url}"},
         3,
-        "answered 401 (invalid_client)",
+        "returned HTTP 401 (invalid_client)",
         id="wait: nobody mends it in time",
     ),
     *(
@@ -332,7 +335,7 @@ EXITS = [
             [name, "--timeout", timeout],
             PRECONFIGURED,
             2,
-            "timeout must be a number of seconds",
+            "is not in the range" if timeout == "-1" else "timeout must be a number of seconds",
             id=f"{name}: a timeout of {timeout}",
         )
         for name in ("token", "wait", "status")
@@ -435,18 +438,25 @@ def test_a_failure_is_told_in_one_line_on_stderr_and_by_the_exit_code(
     [
         pytest.param(PRECONFIGURED, 0, "a-token\n", "", id="done"),
         pytest.param(
-            {**REGISTERING, "SERVICE_CLIENT_ID": "orders"},
+            {**REGISTERING, "IDENTITY_TOKEN_TIMEOUT": "5000"},
             0,
             r"[\w-]+\.[\w-]+\.[\w-]+\n",
-            r"pre-configured credentials are incomplete: client_secret .*\n",
+            r"token_timeout is 5000 seconds; .*\n",
             id="done, with a warning",
         ),
         pytest.param(
             {**PRECONFIGURED, "SERVICE_TOKEN_ENDPOINT": "{rejecting_url}"},
             1,
             "",
-            r"(.*\n)*identity-client: .*answered 401 .*\n",
+            r"(.*\n)*identity-client: .*returned HTTP 401 .*\n",
             id="refused",
+        ),
+        pytest.param(
+            {**REGISTERING, "SERVICE_CLIENT_ID": "orders"},
+            2,
+            "",
+            r"identity-client: 2 problems: client_secret \(SERVICE_CLIENT_SECRET\) is .*\n",
+            id="misconfigured in two ways",
         ),
         pytest.param(
             {**PRECONFIGURED, "IDENTITY_SCOPE": ""},
@@ -521,7 +531,7 @@ def test_the_secret_of_a_service_that_exists_is_left_alone(
     secret = client.secret
     result = run(name, "--timeout", "0.3", **REGISTERING, **variables)
     assert result.exit_code in (1, 3)
-    assert "the service 'orders' exists" in result.output
+    assert "the service 'orders' is registered already" in result.output
     assert api.backend.client("orders") == client
     assert client.secret == secret
     assert secret not in result.output
@@ -553,7 +563,7 @@ def test_the_secret_of_a_service_that_exists_is_replaced_when_that_is_asked_for(
         pytest.param(
             "{down_url}", "attempt 1 failed: identity-api at http", id="an attempt failed"
         ),
-        pytest.param("{refusing_url}", f"answered 403 ({REFUSAL})", id="with square brackets"),
+        pytest.param("{refusing_url}", f"returned HTTP 403 ({REFUSAL})", id="with square brackets"),
     ],
 )
 def test_on_a_terminal_the_command_shows_what_the_service_is_doing(
@@ -690,7 +700,7 @@ def test_serve_refuses_a_port_that_is_in_use(run: Run) -> None:
 def test_a_demo_that_is_not_as_told_exits_with_1(run: Run) -> None:
     result = run("demo", "--token-lifetime", "0.05")
     assert result.exit_code == 1
-    assert re.search(r"\d of \d not as told", result.stdout)
+    assert re.search(r"\d of \d checks failed", result.stdout)
 
 
 # --- extras that are not installed ---
@@ -707,7 +717,8 @@ def test_without_the_extra_cli_the_command_says_what_to_install(
     done = process(module, "--help", code=_HIDE)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(
-        rf"identity-client: {module}(\.\w+)? is missing; pip install 'identity-client\[cli\]'\n",
+        rf"identity-client: {module}(\.\w+)? is missing; "
+        r"pip install 'xemahq-identity-client\[cli\]'\n",
         done.stderr,
     )
 
@@ -719,7 +730,8 @@ def test_without_the_extra_server_these_commands_say_what_to_install(
     done = process(module, name, code=_HIDE, IDENTITY_API_INTERNAL_TOKEN=INTERNAL_TOKEN)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(
-        rf"identity-client: {module}[\w.]* is missing; pip install 'identity-client\[server\]'\n",
+        rf"identity-client: {module}[\w.]* is missing; "
+        r"pip install 'xemahq-identity-client\[server\]'\n",
         done.stderr,
     )
 
@@ -753,7 +765,7 @@ def test_the_command_asks_for_the_extra_cli(
         main()
     assert caught.value.code == 2
     assert capsys.readouterr().err == (
-        "identity-client: click is missing; pip install 'identity-client[cli]'\n"
+        "identity-client: click is missing; pip install 'xemahq-identity-client[cli]'\n"
     )
 
 
@@ -765,7 +777,7 @@ def test_the_command_asks_for_the_extra_server(
     result = run(name, IDENTITY_API_INTERNAL_TOKEN=INTERNAL_TOKEN)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        "identity-client: flask is missing; pip install 'identity-client[server]'\n"
+        "identity-client: flask is missing; pip install 'xemahq-identity-client[server]'\n"
     )
 
 
@@ -784,5 +796,5 @@ def test_the_command_asks_for_the_extra_keycloak(
     result = run(name, "--keycloak-url", "http://127.0.0.1:9", **ON_KEYCLOAK)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        "identity-client: keycloak is missing; pip install 'identity-client[keycloak]'\n"
+        "identity-client: keycloak is missing; pip install 'xemahq-identity-client[keycloak]'\n"
     )

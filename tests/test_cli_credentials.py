@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from support.stores import API, save, store_at
+from support.credentials import API, save, store_at
 
 from identity_client.cli.commands import cli
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from support.canned import reply, token_reply
+from support.services import Preconfigured
 
 from identity_client import IdentityBootstrapService, IdentityError, TokenEndpointError
 
@@ -47,7 +47,7 @@ def the_least_of_three(round_of_calls: Callable[[], float]) -> float:
 
 
 def test_200_threads_on_a_cold_cache_make_one_token_request(
-    preconfigured: Callable[..., Any],
+    preconfigured: Preconfigured,
 ) -> None:
     delay = 0.3
 
@@ -62,7 +62,7 @@ def test_200_threads_on_a_cold_cache_make_one_token_request(
     assert the_least_of_three(round_of_calls) < delay + 0.15
 
 
-def test_200_threads_share_one_failure(preconfigured: Callable[..., Any]) -> None:
+def test_200_threads_share_one_failure(preconfigured: Preconfigured) -> None:
     failure = reply({"error": "server_error", "error_description": "out of order"}, 500)
     delay = 0.3
 
@@ -80,7 +80,7 @@ def test_200_threads_share_one_failure(preconfigured: Callable[..., Any]) -> Non
 
 
 def test_200_threads_that_come_after_a_failure_get_it_at_once_and_make_no_request(
-    preconfigured: Callable[..., Any],
+    preconfigured: Preconfigured,
 ) -> None:
     service, endpoint = preconfigured(
         reply({"error": "server_error"}, 500), base_retry_delay=5.0, max_retry_delay=300.0
@@ -98,7 +98,7 @@ def test_200_threads_that_come_after_a_failure_get_it_at_once_and_make_no_reques
 
 @pytest.mark.slow
 def test_16_threads_never_wait_for_a_slow_refresh_of_a_usable_token(
-    preconfigured: Callable[..., Any],
+    preconfigured: Preconfigured,
 ) -> None:
     # Due 5 s after it was asked for, usable until 9 s: the threads ask from 4.5 s to 10.5 s in
     # the peers' measurement; here the refresh falls into the middle of the 6 s.
@@ -130,7 +130,7 @@ def test_16_threads_never_wait_for_a_slow_refresh_of_a_usable_token(
 
 
 def test_racing_rejections_of_one_token_cause_one_refresh(
-    preconfigured: Callable[..., Any],
+    preconfigured: Preconfigured,
 ) -> None:
     service, endpoint = preconfigured(token_reply("first"), token_reply("second"))
     token = service.get_access_token()

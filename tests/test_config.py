@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import logging
 import math
 import os
+import pickle
 import re
 import traceback
 from collections.abc import Callable
@@ -37,11 +40,18 @@ PRECONFIGURED: dict[str, Any] = {
     "client_secret": "a-client-secret",
     "token_endpoint": "http://keycloak/token",
 }
+WITH_CREDENTIALS = {
+    **ENVIRON,
+    "SERVICE_CLIENT_ID": "orders-client",
+    "SERVICE_CLIENT_SECRET": "a-client-secret",
+    "SERVICE_TOKEN_ENDPOINT": "http://keycloak/token",
+}
 OPTIONS: dict[str, Any] = {"base_url": "http://identity-api", "internal_token": "internal-token"}
 
 VARIABLES = {
     "identity_api_url": "IDENTITY_API_URL",
     "identity_api_internal_token": "IDENTITY_API_INTERNAL_TOKEN",
+    "identity_api_internal_token_file": "IDENTITY_API_INTERNAL_TOKEN_FILE",
     "service_name": "SERVICE_NAME",
     "service_display_name": "SERVICE_DISPLAY_NAME",
     "service_description": "SERVICE_DESCRIPTION",
@@ -53,6 +63,7 @@ VARIABLES = {
     "max_registration_attempts": "IDENTITY_MAX_REGISTRATION_ATTEMPTS",
     "base_retry_delay": "IDENTITY_BASE_RETRY_DELAY",
     "max_retry_delay": "IDENTITY_MAX_RETRY_DELAY",
+    "max_token_retry_delay": "IDENTITY_MAX_TOKEN_RETRY_DELAY",
     "request_timeout": "IDENTITY_REQUEST_TIMEOUT",
     "token_timeout": "IDENTITY_TOKEN_TIMEOUT",
     "refresh_ratio": "IDENTITY_REFRESH_RATIO",
@@ -102,6 +113,7 @@ def test_the_defaults_are_as_documented() -> None:
     config = IdentityBootstrapConfig(**REQUIRED)
     assert attrs.asdict(config) == {
         **REQUIRED,
+        "identity_api_internal_token_file": None,
         "service_display_name": None,
         "service_description": None,
         "service_type": "BACKEND",
@@ -112,6 +124,7 @@ def test_the_defaults_are_as_documented() -> None:
         "max_registration_attempts": None,
         "base_retry_delay": 5.0,
         "max_retry_delay": 300.0,
+        "max_token_retry_delay": 30.0,
         "request_timeout": 10.0,
         "token_timeout": 10.0,
         "refresh_ratio": 0.9,
@@ -164,17 +177,15 @@ def test_every_setting_has_the_documented_variable() -> None:
         pytest.param("token_endpoint_auth_method", "client_secret_post", None, id="post"),
         pytest.param("token_endpoint_auth_method", "client_secret_basic", None, id="basic"),
         pytest.param("scope", "openid profile", None, id="two scopes"),
-        pytest.param("ca_bundle", "/etc/ssl/ca.pem", None, id="a bundle"),
-        pytest.param("client_cert", "/tls/both.pem", None, id="a certificate with its key"),
-        pytest.param("client_cert", "/a.crt,/b.key", ("/a.crt", "/b.key"), id="two files"),
+        pytest.param("ca_bundle", __file__, None, id="a bundle"),
+        pytest.param("client_cert", __file__, None, id="a certificate with its key"),
+        pytest.param("client_cert", f"{__file__},{__file__}", (__file__, __file__), id="two files"),
     ],
 )
 def test_a_variable_and_an_argument_give_the_same(name: str, text: str, value: Any) -> None:
     expected = text if value is None else value
-    from_env = IdentityBootstrapConfig.from_env(
-        {**ENVIRON, "SERVICE_CLIENT_ID": "a", VARIABLES[name]: text}
-    )
-    given = IdentityBootstrapConfig(**{**REQUIRED, "client_id": "a", name: expected})
+    from_env = IdentityBootstrapConfig.from_env({**WITH_CREDENTIALS, VARIABLES[name]: text})
+    given = IdentityBootstrapConfig(**{**REQUIRED, **PRECONFIGURED, name: expected})
     assert getattr(from_env, name) == expected
     assert type(getattr(from_env, name)) is type(expected)
     assert from_env == given
@@ -238,9 +249,6 @@ def test_without_any_of_them_there_is_no_warning(caplog: pytest.LogCaptureFixtur
     assert not caplog.records
 
 
-_PARTS = {name: f"{name} ({VARIABLES[name]})" for name in PRECONFIGURED}
-
-
 @pytest.mark.parametrize(
     ("given", "missing"),
     [
@@ -252,19 +260,18 @@ _PARTS = {name: f"{name} ({VARIABLES[name]})" for name in PRECONFIGURED}
         pytest.param(["client_secret", "token_endpoint"], ["client_id"], id="no id"),
     ],
 )
-def test_incomplete_pre_configured_credentials_are_warned_of_and_not_used(
-    given: list[str], missing: list[str], caplog: pytest.LogCaptureFixture
+def test_incomplete_pre_configured_credentials_are_refused(
+    given: list[str], missing: list[str]
 ) -> None:
     parts = {name: PRECONFIGURED[name] for name in given}
-    config = IdentityBootstrapConfig(**REQUIRED, **parts)
-    assert config.preconfigured_credentials is None
-    [record] = caplog.records
-    assert (record.name, record.levelno) == ("identity_client", logging.WARNING)
-    message = record.getMessage()
-    for name, shown in _PARTS.items():
-        assert (shown in message) is (name in missing)
-    assert "'orders' will be registered" in message
-    assert PRECONFIGURED["client_secret"] not in message
+    for required in (REQUIRED, {"service_name": "orders"}):
+        error = refusal(partial(IdentityBootstrapConfig, **required, **parts))
+        assert error.problems == tuple(
+            f"{name} ({VARIABLES[name]}) is missing; set it, or leave out client_id, "
+            "client_secret and token_endpoint, which belong together"
+            for name in missing
+        )
+        assert PRECONFIGURED["client_secret"] not in everything_shown(error)
 
 
 # --- what is missing ---
@@ -272,11 +279,9 @@ def test_incomplete_pre_configured_credentials_are_warned_of_and_not_used(
 
 @pytest.mark.parametrize("name", ["identity_api_url", "identity_api_internal_token"])
 def test_identity_api_is_required_without_pre_configured_credentials(name: str) -> None:
-    for given in ({name: None}, {name: None, "client_id": "a", "client_secret": "a-secret"}):
-        error = refusal(partial(IdentityBootstrapConfig, **{**REQUIRED, **given}))
-        assert error.message.startswith(f"{name} ({VARIABLES[name]}) is missing")
-        assert "client_id, client_secret and token_endpoint" in error.message
-        assert "a-secret" not in everything_shown(error)
+    error = refusal(partial(IdentityBootstrapConfig, **{**REQUIRED, name: None}))
+    assert error.message.startswith(f"{name} ({VARIABLES[name]}) is missing; set it")
+    assert "client_id, client_secret and token_endpoint" in error.message
     environ = {**ENVIRON}
     del environ[VARIABLES[name]]
     assert f"({VARIABLES[name]}) is missing" in str(
@@ -288,7 +293,7 @@ def test_a_name_is_required_in_the_environment() -> None:
     error = refusal(
         lambda: IdentityBootstrapConfig.from_env({"SERVICE_CLIENT_SECRET": "a-client-secret"})
     )
-    assert error.message == "service_name (SERVICE_NAME) is missing; set it"
+    assert "service_name (SERVICE_NAME) is missing; set it" in error.problems
     assert "a-client-secret" not in everything_shown(error)
 
 
@@ -298,7 +303,7 @@ def test_a_setting_that_there_is_not_is_named() -> None:
             ENVIRON, token_timeuot=3, identity_api_internal_token="internal-" + "override"
         )
     )
-    assert error.message == "there is no setting 'token_timeuot'"
+    assert error.message == "unknown setting 'token_timeuot'"
     shown = everything_shown(error)
     assert "internal-override" not in shown
     assert ENVIRON["IDENTITY_API_INTERNAL_TOKEN"] not in shown
@@ -308,11 +313,12 @@ def test_a_setting_that_there_is_not_is_named() -> None:
 
 _EMPTY = "is empty; set it to a value or leave it out"
 _NOT_HTTP = "is not an http:// or https:// URL with a host"
-_CHARACTER = "has a blank, a control or a non-ASCII character in it"
-_ASCII = "may hold visible ASCII characters only"
-_SECONDS = "must be a number of seconds above 0, 1000000 at most"
-_RATIO = "must be a number between 0 and 1"
-_WHOLE = "must be a whole number of at least 1; leave it out for no limit"
+_CHARACTER = "contains whitespace, a control character or a non-ASCII character"
+_ASCII = "must contain only printable ASCII"
+_SECONDS = "must be a number of seconds above 0, at most 1000000"
+_RATIO = "must be a number of at least 0.1 and below 1"
+_FILE = "names the file '/there/is/none', which does not exist or cannot be read"
+_WHOLE = "must be an integer of at least 1, or unset for no limit"
 _PAIR = "must be one file, or a pair of files"
 
 
@@ -324,9 +330,9 @@ def _texts(*names: str) -> list[Any]:
         for value, problem, what in (
             ("", _EMPTY, "is empty"),
             (" \t", _EMPTY, "is blank"),
-            ("hunter2\n", "has a control character", "has a line break"),
-            ("hunter2\x00", "has a control character", "has a NUL"),
-            ("hunter2\x7f", "has a control character", "has a DEL"),
+            ("hunter2\n", "contains a control character", "has a line break"),
+            ("hunter2\x00", "contains a control character", "has a NUL"),
+            ("hunter2\x7f", "contains a control character", "has a DEL"),
             ("hunter2\udcff", "is not UTF-8 text", "is other bytes"),
             (b"hunter2", "must be a string", "is bytes"),
             (["hunter2"], "must be a string", "is a list"),
@@ -358,6 +364,8 @@ def _urls(*names: str) -> list[Any]:
             ),
             ("http://user@host", "must not hold a user name or a password", "has a user"),
             ("http://host/#here", "must not have a fragment", "has a fragment"),
+            ("http://host/#", "must not have a fragment", "has an empty fragment"),
+            ("http://host/?", "ends with a question mark", "has an empty query"),
         )
     ]
 
@@ -401,7 +409,9 @@ UNUSABLE = [
     *_times("base_retry_delay", "max_retry_delay", "request_timeout", "token_timeout"),
     pytest.param("service_name", None, "must be a string", id="service_name is None"),
     pytest.param("credential_store", None, "must be a string", id="credential_store is None"),
-    pytest.param("credential_store", "a/b", "is no URL of a store", id="a store without scheme"),
+    pytest.param(
+        "credential_store", "a/b", "is not a credential store URL", id="a store without scheme"
+    ),
     pytest.param("identity_api_url", "http://a?b=c", "is a base URL and must not", id="a query"),
     pytest.param("identity_api_internal_token", "hunter2 b", _ASCII, id="a token with a blank"),
     pytest.param("identity_api_internal_token", "hünter2", _ASCII, id="a token with an umlaut"),
@@ -409,6 +419,7 @@ UNUSABLE = [
     pytest.param("refresh_ratio", 0, _RATIO, id="a ratio of 0"),
     pytest.param("refresh_ratio", 1, _RATIO, id="a ratio of 1"),
     pytest.param("refresh_ratio", -0.1, _RATIO, id="a negative ratio"),
+    pytest.param("refresh_ratio", 0.09, _RATIO, id="a ratio that refreshes all the time"),
     pytest.param("refresh_ratio", 90, _RATIO, id="a ratio in per cent"),
     pytest.param("refresh_ratio", math.nan, _RATIO, id="a ratio that is not a number"),
     pytest.param("refresh_ratio", True, _RATIO, id="a ratio that is a boolean"),
@@ -431,6 +442,9 @@ UNUSABLE = [
     pytest.param("client_cert", ("a", "b", "c"), _PAIR, id="three files"),
     pytest.param("client_cert", ("a", ""), _EMPTY, id="a pair without its key"),
     pytest.param("client_cert", ["a", "b"], "must be a string", id="a list of files"),
+    pytest.param("client_cert", "/there/is/none", _FILE, id="a certificate that is not there"),
+    pytest.param("client_cert", (__file__, "/there/is/none"), _FILE, id="a key that is not there"),
+    pytest.param("ca_bundle", "/there/is/none", _FILE, id="a bundle that is not there"),
 ]
 
 
@@ -473,19 +487,20 @@ def test_a_value_that_cannot_be_used_is_refused(name: str, value: Any, problem: 
             ("client_cert", "", _EMPTY, "is empty"),
             ("service_description", "", _EMPTY, "is empty"),
             ("client_secret", "", _EMPTY, "is empty"),
-            ("client_secret", "hunter2\n", "has a control character", "has a line break"),
+            ("client_secret", "hunter2\n", "contains a control character", "has a line break"),
             ("client_secret", "hunter2\udcff", "is not UTF-8 text", "is other bytes"),
-            ("identity_api_internal_token", "hunter2\r\n", "has a control", "has a line break"),
+            (
+                "identity_api_internal_token",
+                "hunter2\r\n",
+                "contains a control",
+                "has a line break",
+            ),
             ("identity_api_internal_token", "hunter2 ", _ASCII, "has a blank"),
         )
     ],
 )
 def test_a_variable_that_cannot_be_used_is_refused(name: str, text: str, problem: str) -> None:
-    environ = {
-        **ENVIRON,
-        "SERVICE_CLIENT_SECRET": "a-client-secret",
-        VARIABLES[name]: text,
-    }
+    environ = {**WITH_CREDENTIALS, VARIABLES[name]: text}
     error = refusal(lambda: IdentityBootstrapConfig.from_env(environ))
     assert error.message.startswith(f"{name} ({VARIABLES[name]}) {problem}")
     shown = everything_shown(error)
@@ -506,23 +521,78 @@ def test_the_store_is_a_secret_too_as_its_url_may_hold_a_password(tmp_path: Path
 
 
 def test_a_secret_that_is_given_wins_over_the_file(secret_file: Callable[[bytes], str]) -> None:
-    environ = {**ENVIRON, "SERVICE_CLIENT_SECRET_FILE": secret_file(b"in the file")}
-    config = IdentityBootstrapConfig.from_env(environ, client_secret="given")
+    environ = {**WITH_CREDENTIALS, "IDENTITY_API_INTERNAL_TOKEN_FILE": secret_file(b"in the file")}
+    del environ["SERVICE_CLIENT_SECRET"], environ["IDENTITY_API_INTERNAL_TOKEN"]
+    environ["SERVICE_CLIENT_SECRET_FILE"] = environ["IDENTITY_API_INTERNAL_TOKEN_FILE"]
+    config = IdentityBootstrapConfig.from_env(
+        environ, client_secret="given", identity_api_internal_token="given-too"
+    )
     assert config.client_secret == "given"
+    assert config.identity_api_internal_token == "given-too"
     assert config.read_client_secret() is None
+    assert config.read_internal_token() is None
+
+
+@pytest.mark.parametrize("name", ["client_secret", "identity_api_internal_token"])
+def test_a_file_that_is_given_wins_over_the_variables(
+    secret_file: Callable[[bytes], str], name: str
+) -> None:
+    given: dict[str, Any] = {f"{name}_file": secret_file(b"in-the-file")}
+    for environ in (
+        WITH_CREDENTIALS,
+        {**WITH_CREDENTIALS, VARIABLES[f"{name}_file"]: "/there/is/none"},
+    ):
+        config = IdentityBootstrapConfig.from_env(environ, **given)
+        assert getattr(config, name) == "in-the-file"
 
 
 def test_a_client_secret_file_is_read_when_it_is_named_and_whenever_it_is_asked_for(
     secret_file: Callable[[bytes], str],
 ) -> None:
     file = secret_file(b"first\n")
-    config = IdentityBootstrapConfig(**REQUIRED, client_secret_file=file)
+    config = IdentityBootstrapConfig(
+        **REQUIRED, client_id="a", token_endpoint="http://keycloak/token", client_secret_file=file
+    )
     assert config.client_secret == "first"
     secret_file(b"second\n")
     assert config.read_client_secret() == "second"
     secret_file(b"\n")
     error = refusal(config.read_client_secret)
     assert error.message.startswith(f"client_secret (SERVICE_CLIENT_SECRET) {_EMPTY}")
+
+
+def test_an_internal_token_file_is_read_when_it_is_named_and_whenever_it_is_asked_for(
+    secret_file: Callable[[bytes], str],
+) -> None:
+    file = secret_file(b"first\n")
+    config = IdentityBootstrapConfig(
+        service_name="orders",
+        identity_api_url="http://identity-api",
+        identity_api_internal_token_file=file,
+    )
+    assert config.identity_api_internal_token == "first"
+    secret_file(b"second\n")
+    assert config.read_internal_token() == "second"
+    secret_file(b"hunter2 hunter3\n")
+    error = refusal(config.read_internal_token)
+    token = "identity_api_internal_token (IDENTITY_API_INTERNAL_TOKEN)"
+    assert error.message.startswith(f"{token} {_ASCII}")
+    assert "hunter" not in everything_shown(error)
+    Path(file).unlink()
+    error = refusal(config.read_internal_token)
+    assert error.message == (
+        f"{token} cannot be read from the file that IDENTITY_API_INTERNAL_TOKEN_FILE names: "
+        "No such file or directory"
+    )
+
+
+@pytest.mark.parametrize("name", ["client_secret", "identity_api_internal_token"])
+def test_a_file_of_an_argument_that_holds_no_secret_is_refused(
+    secret_file: Callable[[bytes], str], name: str
+) -> None:
+    values = {**REQUIRED, **PRECONFIGURED, name: None, f"{name}_file": secret_file(b"\n")}
+    error = refusal(partial(IdentityBootstrapConfig, **values))
+    assert error.message == f"{name} ({VARIABLES[name]}) {_EMPTY}"
 
 
 @pytest.fixture
@@ -536,7 +606,7 @@ def secret_file(tmp_path: Path) -> Callable[[bytes], str]:
 
 
 def _environ_with_file(name: str, file: str) -> dict[str, str]:
-    environ = {**ENVIRON, f"{VARIABLES[name]}_FILE": file}
+    environ = {**WITH_CREDENTIALS, f"{VARIABLES[name]}_FILE": file}
     environ.pop(VARIABLES[name], None)
     return environ
 
@@ -564,7 +634,10 @@ def test_white_space_in_front_of_a_secret_belongs_to_it(
     assert IdentityBootstrapConfig.from_env(environ).client_secret == " für dich"
 
 
-@pytest.mark.parametrize("name", sorted(VARIABLES.keys() - {*SECRETS, "credential_store"}))
+@pytest.mark.parametrize(
+    "name",
+    sorted(VARIABLES.keys() - {*SECRETS, "credential_store"}),
+)
 def test_other_settings_have_no_file(name: str) -> None:
     environ = {**ENVIRON, f"{VARIABLES[name]}_FILE": "/there/is/none"}
     assert IdentityBootstrapConfig.from_env(environ) == IdentityBootstrapConfig(**REQUIRED)
@@ -575,7 +648,7 @@ def test_other_settings_have_no_file(name: str) -> None:
     [
         pytest.param(b"", _EMPTY, id="empty"),
         pytest.param(b" \n", _EMPTY, id="white space only"),
-        pytest.param(b"hunter2\nhunter3", "has a control character in it", id="two lines"),
+        pytest.param(b"hunter2\nhunter3", "contains a control character", id="two lines"),
         pytest.param(
             b"hunter2\xff",
             "cannot be read from the file that {}_FILE names: it is not UTF-8 text",
@@ -622,12 +695,163 @@ def test_a_variable_and_its_file_exclude_each_other(
     secret_file: Callable[[bytes], str], name: str
 ) -> None:
     variable = VARIABLES[name]
-    environ = {**ENVIRON, variable: "hunter2", f"{variable}_FILE": secret_file(b"hunter3")}
+    environ = {**WITH_CREDENTIALS, variable: "hunter2", f"{variable}_FILE": secret_file(b"hunter3")}
     error = refusal(lambda: IdentityBootstrapConfig.from_env(environ))
     assert error.message == (
         f"{name} ({variable}) and {variable}_FILE are both set; keep one of them"
     )
     assert "hunter" not in everything_shown(error)
+
+
+@pytest.mark.parametrize("name", ["client_secret", "identity_api_internal_token"])
+def test_a_secret_whose_file_cannot_be_used_is_not_also_called_missing(name: str) -> None:
+    others = PRECONFIGURED if name in PRECONFIGURED else {}
+    values = {**REQUIRED, **others, name: None, f"{name}_file": ""}
+    error = refusal(partial(IdentityBootstrapConfig, **values))
+    assert error.problems == (f"{name}_file ({VARIABLES[name]}_FILE) {_EMPTY}",)
+
+
+# --- all problems at once ---
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    environ = {
+        "IDENTITY_API_URL": "identity-api",
+        "IDENTITY_API_INTERNAL_TOKEN_FILE": str(tmp_path / "none"),
+        "IDENTITY_REQUEST_TIMEOUT": "10s",
+        "IDENTITY_MAX_RETRY_DELAY": "1",
+        "SERVICE_CLIENT_ID": "orders",
+    }
+    error = refusal(partial(IdentityBootstrapConfig.from_env, environ, scpoe="a"))
+    token = (
+        "identity_api_internal_token (IDENTITY_API_INTERNAL_TOKEN) cannot be read from the file "
+        "that IDENTITY_API_INTERNAL_TOKEN_FILE"
+    )
+    parts = (
+        "set it, or leave out client_id, client_secret and token_endpoint, which belong together"
+    )
+    assert set(error.problems) == {
+        "unknown setting 'scpoe'",
+        f"{token} names: No such file or directory",
+        "request_timeout (IDENTITY_REQUEST_TIMEOUT) must be a number",
+        f"identity_api_url (IDENTITY_API_URL) {_NOT_HTTP}",
+        "service_name (SERVICE_NAME) is missing; set it",
+        "max_retry_delay (IDENTITY_MAX_RETRY_DELAY) must not be below base_retry_delay",
+        f"client_secret (SERVICE_CLIENT_SECRET) is missing; {parts}",
+        f"token_endpoint (SERVICE_TOKEN_ENDPOINT) is missing; {parts}",
+    }
+    assert error.message == f"8 problems: {'; '.join(error.problems)}"
+
+
+def test_one_problem_is_the_message() -> None:
+    error = refusal(partial(IdentityBootstrapConfig, **{**REQUIRED, "scope": ""}))
+    assert error.problems == (error.message,)
+    assert ConfigurationError("a").problems == ("a",)
+
+
+def test_the_problems_of_options_are_reported_at_once() -> None:
+    error = refusal(partial(IdentityApiClientOptions, base_url="a", internal_token=""))
+    assert [problem.split()[0] for problem in error.problems] == ["base_url", "internal_token"]
+
+
+def test_the_problems_are_part_of_copies_and_pickles() -> None:
+    error = refusal(partial(IdentityBootstrapConfig, service_name="", scope=""))
+    for other in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert (other.message, other.problems) == (error.message, error.problems)
+        assert str(other) == error.message
+
+
+# --- the names of variables ---
+
+
+def test_the_help_does_not_show_the_environment() -> None:
+    parameter = inspect.signature(IdentityBootstrapConfig.from_env).parameters["environ"]
+    assert parameter.default is None
+
+
+def test_the_name_has_a_second_variable_which_wins() -> None:
+    environ = {**ENVIRON, "IDENTITY_SERVICE_NAME": "billing"}
+    assert IdentityBootstrapConfig.from_env(environ).service_name == "billing"
+    del environ["SERVICE_NAME"]
+    assert IdentityBootstrapConfig.from_env(environ).service_name == "billing"
+    environ["IDENTITY_SERVICE_NAME"] = ""
+    error = refusal(partial(IdentityBootstrapConfig.from_env, environ))
+    assert error.message == f"service_name (IDENTITY_SERVICE_NAME) {_EMPTY}"
+
+
+def test_two_services_of_one_process_have_variables_of_their_own(
+    secret_file: Callable[[bytes], str],
+) -> None:
+    environ = {
+        **ENVIRON,
+        "BILLING_IDENTITY_SERVICE_NAME": "billing",
+        "BILLING_IDENTITY_API_URL": "http://another-api",
+        "BILLING_IDENTITY_API_INTERNAL_TOKEN_FILE": secret_file(b"another-token"),
+    }
+    orders = IdentityBootstrapConfig.from_env(environ)
+    billing = IdentityBootstrapConfig.from_env(environ, prefix="BILLING_")
+    assert (orders.service_name, billing.service_name) == ("orders", "billing")
+    assert billing.identity_api_url == "http://another-api"
+    assert billing.identity_api_internal_token == "another-token"
+    environ |= {"BILLING_IDENTITY_SCOPE": "", "BILLING_IDENTITY_TOKEN_TIMEOUT": "soon"}
+    error = refusal(partial(IdentityBootstrapConfig.from_env, environ, prefix="BILLING_"))
+    assert set(error.problems) == {
+        "token_timeout (BILLING_IDENTITY_TOKEN_TIMEOUT) must be a number",
+        f"scope (BILLING_IDENTITY_SCOPE) {_EMPTY}",
+    }
+
+
+@pytest.mark.parametrize("prefix", ["", "BILLING_"])
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        pytest.param("IDENTITY_TOKEN_TIMEUOT", "IDENTITY_TOKEN_TIMEOUT", id="swapped letters"),
+        pytest.param("SERVICE_DISPLAYNAME", "SERVICE_DISPLAY_NAME", id="a missing underscore"),
+        pytest.param("SERVICE_TOKEN_ENDPOINT_URL", "SERVICE_TOKEN_ENDPOINT", id="a suffix"),
+    ],
+)
+def test_a_variable_that_looks_misspelt_is_one_warning(
+    prefix: str, variable: str, meant: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    environ = {f"{prefix}{name}": value for name, value in ENVIRON.items()}
+    environ[f"{prefix}{variable}"] = "hunter2"
+    IdentityBootstrapConfig.from_env(environ, prefix=prefix)
+    [record] = caplog.records
+    assert (record.name, record.levelno) == ("identity_client", logging.WARNING)
+    assert record.getMessage() == f"{prefix}{variable} is not a setting; is {prefix}{meant} meant?"
+
+
+def test_variables_of_other_programs_are_no_cause_for_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    others = (
+        "PATH",
+        "SERVICE_PORT",
+        "IDENTITY_API_PORT",
+        "IDENTITY_API_SERVICE_HOST",
+        "IDENTITY_API_UR",  # what it looks like is set
+        "IDENTITY_KEYCLOAK_CLIENT_SECRET",
+        "IDENTITY_KEYCLOAK_CLIENT_ID",
+    )
+    IdentityBootstrapConfig.from_env({**ENVIRON, **dict.fromkeys(others, "a")})
+    assert not caplog.records
+
+
+# --- times in milliseconds ---
+
+
+@pytest.mark.parametrize("name", ["request_timeout", "token_timeout"])
+def test_a_timeout_that_looks_like_milliseconds_is_one_warning(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    IdentityBootstrapConfig(**{**REQUIRED, name: 600})
+    assert not caplog.records
+    IdentityBootstrapConfig.from_env({**ENVIRON, VARIABLES[name]: "5000"})
+    [record] = caplog.records
+    assert (record.name, record.levelno) == ("identity_client", logging.WARNING)
+    assert record.getMessage() == (
+        f"{name} is 5000 seconds; times are in seconds, not in milliseconds"
+    )
 
 
 # --- what a configuration shows of itself ---
@@ -658,7 +882,7 @@ def test_the_options_of_a_client_have_defaults() -> None:
 
 
 def test_the_options_of_a_client_can_all_be_given() -> None:
-    given = {**OPTIONS, "timeout": 3, "ca_bundle": "/ca.pem", "client_cert": ("/a.crt", "/b.key")}
+    given = {**OPTIONS, "timeout": 3, "ca_bundle": __file__, "client_cert": (__file__, __file__)}
     assert attrs.asdict(IdentityApiClientOptions(**given)) == given
 
 

@@ -25,6 +25,7 @@ from identity_client import (
     SecretNotReturnedError,
     ServiceClosedError,
     TokenEndpointError,
+    _frames,
     errors,
 )
 
@@ -56,13 +57,13 @@ _NOT_READY = {
     "state": "DEGRADED",
     "attempts": 4,
     "last_error": "connection refused",
-    "next_attempt": 2.5,
+    "next_attempt_in": 2.5,
 }
 
 # All the arguments beside the message, none of them the default.
 ARGUMENTS: dict[type[IdentityError], dict[str, Any]] = {
     IdentityError: {},
-    ConfigurationError: {},
+    ConfigurationError: {"problems": ("a is empty", "b is empty")},
     RemoteError: {"status_code": 500, "retry_after": 1.5},
     IdentityApiError: _API,
     IdentityApiConnectionError: _API,
@@ -125,7 +126,7 @@ def _ways_to_copy() -> list[Any]:
         *ways,
         pytest.param(copy.copy, id="copy"),
         pytest.param(copy.deepcopy, id="deepcopy"),
-        pytest.param(errors.replica, id="replica"),
+        pytest.param(errors.copy_for_raise, id="replica"),
     ]
 
 
@@ -137,13 +138,13 @@ def test_a_copy_has_all_that_the_original_has(
     error = kind("it failed", **arguments)
     error.message += "; the next attempt follows"
     error.args = (error.message,)
-    twin = way(error)
-    assert twin is not error
-    assert type(twin) is kind
-    assert str(twin) == twin.message == "it failed; the next attempt follows"
-    assert twin.args == error.args
-    assert {name: getattr(twin, name) for name in arguments} == arguments
-    assert vars(twin) == vars(error)
+    copied = way(error)
+    assert copied is not error
+    assert type(copied) is kind
+    assert str(copied) == copied.message == "it failed; the next attempt follows"
+    assert copied.args == error.args
+    assert {name: getattr(copied, name) for name in arguments} == arguments
+    assert vars(copied) == vars(error)
 
 
 @every_error
@@ -201,14 +202,14 @@ def test_a_replica_keeps_the_cause_and_begins_without_a_traceback() -> None:
     with pytest.raises(RegistrationError) as caught:
         raise RegistrationError("given up") from cause
     original = caught.value
-    twin = errors.replica(original)
-    assert twin.__cause__ is cause
-    assert twin.__traceback__ is None
+    copied = errors.copy_for_raise(original)
+    assert copied.__cause__ is cause
+    assert copied.__traceback__ is None
     assert original.__traceback__ is not None
 
 
 def test_a_sealed_function_returns_what_it_returns_and_keeps_its_name() -> None:
-    @errors.sealed
+    @_frames.hide_frames
     def add(one: int, *, other: int) -> int:
         """Add."""
         return one + other
@@ -218,7 +219,7 @@ def test_a_sealed_function_returns_what_it_returns_and_keeps_its_name() -> None:
 
 
 def test_a_sealed_function_lets_errors_out_without_what_lies_beneath() -> None:
-    @errors.sealed
+    @_frames.hide_frames
     def refuse(secret: str, *, other: str) -> None:
         try:
             int(secret)
@@ -243,7 +244,7 @@ def test_a_sealed_function_lets_errors_out_without_what_lies_beneath() -> None:
 def test_a_sealed_function_leaves_errors_of_others_alone() -> None:
     error = KeyError("a bug")
 
-    @errors.sealed
+    @_frames.hide_frames
     def fail() -> None:
         raise error
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from conftest import MakeService
 from support import hostile
 from support.processes import Ended, run
+from support.services import MakeService
 
-from identity_client import NotReadyError, bootstrap
+from identity_client import NotReadyError, _fork
 from identity_client.server import IdentityServer
 
 
@@ -129,8 +129,9 @@ def test_an_atexit_handler_gets_a_clear_error() -> None:
 
 
 def test_a_worker_that_does_not_end_in_time_says_nothing_any_more(
-    make_service: MakeService,
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_fork, "_exiting", False)  # this process goes on after the test
     with hostile.HostileServer(hostile.says_nothing) as silent:
         service = make_service(f"http://127.0.0.1:{silent.port}")
         heard: list[object] = []
@@ -138,7 +139,7 @@ def test_a_worker_that_does_not_end_in_time_says_nothing_any_more(
         service.start()
         while not silent.connections:
             pass
-        bootstrap._retire_workers_at_exit()
+        _fork._stop_all_at_exit()
     with pytest.raises(NotReadyError):
         service.get_access_token(0.5)
     assert heard == []
@@ -173,7 +174,7 @@ def test_a_signal_handler_may_ask_for_a_token(api: IdentityServer) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
         deadline = time.monotonic() + 1
         while time.monotonic() < deadline:
-            service._cache.attract_attention()
+            service._cache.snapshot = service._cache.snapshot.without_fast_path()
             service.get_access_token()
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(len(asked) > 50)

@@ -13,6 +13,8 @@ import pytest
 SIMULATION = Path(__file__).parents[1] / "benchmarks" / "fleet.py"
 REPLICAS = 500
 EVEN_PACE = REPLICAS / 270
+# The longest pause between token requests is drawn from 15 s to 30 s.
+RETURN_PACE = REPLICAS / 22.5
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Any
         pytest.param("boot", "minutes 2 to 15", 8 * EVEN_PACE, id="the refreshes after a boot"),
         pytest.param("boot", "minutes 16 to 40", 8 * EVEN_PACE, id="and the later ones"),
         pytest.param("outage", "the outage", 0.2 * REPLICAS, id="retries while nobody answers"),
-        pytest.param("outage", "6 minutes after it", 8 * EVEN_PACE, id="the return from an outage"),
+        pytest.param(
+            "outage", "6 minutes after it", 2 * RETURN_PACE, id="the return from an outage"
+        ),
         pytest.param("overload", "up to minute 4", 0.2 * REPLICAS, id="the end of a Retry-After"),
         pytest.param("overload", "the rest", 8 * EVEN_PACE, id="and the refreshes after it"),
     ],
@@ -51,4 +55,4 @@ def test_jitter_costs_few_requests_and_keeps_nobody_waiting_beyond_the_longest_p
 ) -> None:
     assert runs["boot", True]["total"] < 1.15 * runs["boot", False]["total"]
     assert runs["boot", True]["all_served_after"] <= 1
-    assert runs["outage", True]["all_served_after"] <= 300
+    assert runs["outage", True]["all_served_after"] <= 30

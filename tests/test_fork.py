@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import INTERNAL_TOKEN, MakeService
 from support.processes import run
+from support.services import INTERNAL_TOKEN, MakeService
 
-from identity_client import IdentityApiClient, ServiceState, bootstrap
+from identity_client import IdentityApiClient, ServiceState, _fork
 from identity_client.server import IdentityServer
 
 # What every child does: get a token in 5 s, from a worker and a session of its own.
@@ -68,20 +68,20 @@ def test_a_child_gets_a_token(prepare: str, requests_per_child: int, api: Identi
     "told",
     [
         pytest.param("", id="and the hook tells of them"),
-        pytest.param("bootstrap._services.clear()", id="and no hook tells of them"),
+        pytest.param("_fork._parts.clear()", id="and no hook tells of them"),
     ],
 )
 def test_200_forks_in_a_row_while_the_lock_is_held(told: str, api: IdentityServer) -> None:
     done = run(
         CHILD
-        + "from identity_client import bootstrap\nservice = make(url)\n"
+        + "from identity_client import _fork\nservice = make(url)\n"
         + told
         + """
 service.get_access_token()
 stopped = False
 def busy():
     while not stopped:
-        with service._cache._outcome:
+        with service._cache._lock:
             time.sleep(0)
 threads = [threading.Thread(target=busy) for _ in range(2)]
 for thread in threads:
@@ -90,9 +90,9 @@ held = 0
 outcomes = []
 for index in range(200):
     if index % 2:
-        service.invalidate_token(service.get_access_token())
-    if service._cache._outcome.acquire(False):
-        service._cache._outcome.release()
+        service.invalidate_token(service.get_access_token(), was_accepted=True)
+    if service._cache._lock.acquire(False):
+        service._cache._lock.release()
     else:
         held += 1
     outcomes.append(reap(child(service)))
@@ -229,12 +229,12 @@ def test_a_client_uses_a_session_of_its_own_in_the_child(api: IdentityServer) ->
         + """
 client = IdentityApiClient(url, "internal-token-of-the-tests")
 client.ensure_system_org(name="system", display_name="System")
-session = client._transport._session
+session = client._transport._adapter
 pid = os.fork()
 if not pid:
     name = client.get_system_org("system").name
-    os._exit(0 if name == "system" and client._transport._session is not session else 1)
-print(reap(pid), client.get_system_org("system").name, client._transport._session is session)
+    os._exit(0 if name == "system" and client._transport._adapter is not session else 1)
+print(reap(pid), client.get_system_org("system").name, client._transport._adapter is session)
 """,
         api.url,
     )
@@ -248,7 +248,7 @@ def test_what_happens_in_a_child_after_a_fork(
     service = make_service(api)
     token = service.get_access_token()
     thread, left_behind = service._worker._thread, service._cache._work
-    bootstrap._after_fork()
+    _fork._after_fork_in_child()
     assert service.get_access_token() == token
     assert service._worker._thread is not thread
     assert service.status().state is ServiceState.READY
@@ -266,11 +266,13 @@ def test_a_greenlet_rests_while_its_process_forks(
     service = make_service(api)
     token = service.get_access_token()
     thread: Any = service._worker._thread
-    bootstrap._before_fork()
+    _fork._before_fork()
     assert thread.is_alive()
     thread._native_id = threading.get_native_id()  # as gevent's are, all in one thread
-    bootstrap._before_fork()
+    _fork._before_fork()
     assert not thread.is_alive()
+    _fork._after_fork_in_parent()
+    assert service._worker._thread is not thread
     service.invalidate_token(token)
     assert service.get_access_token() != token
 
@@ -281,13 +283,14 @@ def test_threads_that_find_out_about_a_fork_together_begin_anew_once(
     service = make_service(api)
     service.get_access_token()
     entrance = Entrance()
-    service._worker._resets[os.getpid()] = entrance  # type: ignore[assignment]  # it is used as one
-    bootstrap._after_fork()
+    guard = service._worker._fork_guard
+    guard._reinit_locks[os.getpid()] = entrance  # type: ignore[assignment]  # it is used as one
+    _fork._after_fork_in_child()
     late = threading.Thread(target=service.get_access_token)
     with entrance.lock:
         late.start()
         assert entrance.somebody_came.wait(5)
-        service._worker._pid = os.getpid()  # as who came first leaves it
+        guard._pid = os.getpid()  # as who came first leaves it
         condition = service._cache._work
     late.join(5)
     assert service._cache._work is condition
@@ -313,9 +316,19 @@ def test_a_session_is_replaced_in_another_process(
 ) -> None:
     with IdentityApiClient(api.url, INTERNAL_TOKEN) as client:
         client.ensure_system_org(name="system", display_name="System")
-        session = client._transport._session
+        session = client._transport._adapter
         assert session is not None
         session.pid += 1
         client.get_system_org("system")
-        assert client._transport._session is not session
+        assert client._transport._adapter is not session
         session.close()
+
+
+def test_a_child_does_not_take_its_threads_for_the_workers_of_its_parent(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    # As where the system gives a thread of the child the identifier of the parent's worker.
+    service._worker._thread_ids.add(threading.get_ident())
+    _fork._after_fork_in_child()
+    assert service.get_access_token()

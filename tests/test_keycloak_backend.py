@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import INTERNAL_TOKEN
 from support.canned import Canned, CannedServer, reply, token_reply
 from support.hostile import closed_port
+from support.services import INTERNAL_TOKEN, StartCanned
 
 from identity_client import ConfigurationError
+from identity_client._http.codec import CodecError
 from identity_client.models import (
     EnsureSystemOrgRequest,
     RegisterServiceRequest,
@@ -23,7 +24,6 @@ from identity_client.models import (
 from identity_client.server import AppServer, BackendError, create_app
 from identity_client.server.keycloak import KeycloakBackend
 from identity_client.server.wsgi import ServerSettings, create_keycloak_app
-from identity_client.wire import WireError
 
 ADMIN_SECRET = "secret-of-identity-api"
 SECRET = "secret-of-orders"
@@ -48,15 +48,13 @@ AGAIN = RegisterServiceRequest(name="orders", display_name="Orders", regenerate_
 PLATFORM = EnsureSystemOrgRequest(name="platform", display_name="Platform")
 MEMBER = VerifyMembershipParams(user_id="u", org_id="o")
 
-Started = Callable[..., CannedServer]
-
 
 def backend_on(server: CannedServer, **options: Any) -> KeycloakBackend:
     return KeycloakBackend(server.url, "xema", "identity-api", ADMIN_SECRET, **options)
 
 
 @pytest.fixture
-def told(canned: Started) -> Callable[..., tuple[KeycloakBackend, CannedServer]]:
+def told(canned: StartCanned) -> Callable[..., tuple[KeycloakBackend, CannedServer]]:
     """Makes a backend whose Keycloak answers so, once it has given a token."""
 
     def make(*answers: Canned, **options: Any) -> tuple[KeycloakBackend, CannedServer]:
@@ -121,7 +119,7 @@ class TestRegistration:
 
     def test_a_name_that_is_too_long_is_refused(self, told: Told) -> None:
         backend, _ = told(NONE)
-        with pytest.raises(WireError, match="239"):
+        with pytest.raises(CodecError, match="239"):
             register(backend, RegisterServiceRequest(name="x" * 240, display_name="x"))
 
     def test_one_connection_and_token_serve_many_calls_of_a_thread(self, told: Told) -> None:
@@ -213,7 +211,7 @@ class TestMembership:
         pytest.param([token_reply(), reply({}, 403)], 502, "the roles", id="no role"),
         pytest.param([token_reply(), GONE], 502, "IDENTITY_KEYCLOAK_URL", id="no realm"),
         pytest.param([token_reply(), reply({}, 418)], 502, "see its log", id="another status"),
-        pytest.param([token_reply(), reply({}, 500)], 503, "answered 500", id="a failure"),
+        pytest.param([token_reply(), reply({}, 500)], 503, "returned HTTP 500", id="a failure"),
         pytest.param([token_reply(), Canned(200, b"<html>")], 502, "cannot be used", id="a page"),
         pytest.param(
             [token_reply(), *CLIENT, ACCOUNT, *ROLE, reply({"other": SECRET})],
@@ -236,7 +234,7 @@ class TestMembership:
     ],
 )
 def test_a_fault_of_keycloak_is_told_without_secrets(
-    canned: Started,
+    canned: StartCanned,
     caplog: pytest.LogCaptureFixture,
     answers: list[Canned],
     status: int,
@@ -295,7 +293,7 @@ class TestSettings:
 
     @pytest.mark.parametrize(("lifetime", "sent"), [(None, None), (9.5, 10)])
     def test_an_app_for_a_wsgi_server_is_made_of_them(
-        self, canned: Started, tmp_path: Any, lifetime: float | None, sent: int | None
+        self, canned: StartCanned, tmp_path: Any, lifetime: float | None, sent: int | None
     ) -> None:
         secret = tmp_path / "secret"
         secret.write_text(f"{ADMIN_SECRET}\n")

@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import pytest
 import requests
 import yaml
-from conftest import INTERNAL_TOKEN
 from jsonschema import Draft202012Validator
 from support.canned import CannedServer, reply
+from support.services import INTERNAL_TOKEN
 
 from identity_client import IdentityApiClient, InvalidResponseError, SecretNotReturnedError
 from identity_client.server import (

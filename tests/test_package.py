@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -27,6 +28,10 @@ DOCUMENTED = """
 """
 
 
+@pytest.mark.skipif(
+    "IDENTITY_CLIENT_TEST_WHEEL" not in os.environ,
+    reason="tox sets IDENTITY_CLIENT_TEST_WHEEL; without it an editable install may be tested",
+)
 def test_the_wheel_is_what_is_tested() -> None:
     assert "site-packages" in Path(identity_client.__file__).parts
 
@@ -47,7 +52,7 @@ def test_every_public_exception_is_exported() -> None:
 
 
 def test_the_version_is_the_packages() -> None:
-    assert identity_client.__version__ == importlib.metadata.version("identity-client")
+    assert identity_client.__version__ == importlib.metadata.version("xemahq-identity-client")
 
 
 def test_type_information_is_shipped() -> None:
@@ -72,3 +77,32 @@ def test_the_readme_has_the_two_commands() -> None:
 def test_the_changelog_knows_this_version() -> None:
     changelog = (ROOT / "CHANGELOG.rst").read_text(encoding="utf-8")
     assert re.search(rf"^{re.escape(identity_client.__version__)} ", changelog, re.MULTILINE)
+
+
+def test_every_page_and_message_installs_the_distribution_by_its_own_name() -> None:
+    # Another project has the name without the prefix.
+    foreign = re.compile(r"(?<!xemahq-)identity-client\\?\[|pip install ['\"]?identity-client\b")
+    places = [ROOT / "README.rst"]
+    for folder, kind in (("identity_client", "py"), ("docs", "rst"), ("examples", "*")):
+        places += (path for path in (ROOT / folder).rglob(f"*.{kind}") if path.is_file())
+    assert [path for path in places if foreign.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        _ = getattr(identity_client, "nonsense")  # noqa: B009  # at run time
+
+
+def test_the_import_loads_neither_requests_nor_cattrs() -> None:
+    code = (
+        "import sys, identity_client; "
+        "print(sorted({'requests', 'cattrs', 'attrs', 'backoff'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_exported_classes_say_where_users_import_them_from() -> None:
+    exported = [getattr(identity_client, name) for name in identity_client.__all__]
+    classes = [value for value in exported if isinstance(value, type)]
+    assert {cls.__module__ for cls in classes} == {"identity_client"}

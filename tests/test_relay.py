@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
-from conftest import INTERNAL_TOKEN
-from support.canned import Canned, CannedServer, reply, token_reply
+from support.canned import Canned, reply, token_reply
 from support.hostile import closed_port
+from support.services import INTERNAL_TOKEN, StartCanned
 
 from identity_client import IdentityApiClient
 from identity_client.cli.stages import OnKeycloak
@@ -25,8 +24,6 @@ CLIENT = [
     reply({"id": "1", "attributes": {"identity-api.service-type": "BACKEND"}}),
 ]
 
-Started = Callable[..., CannedServer]
-
 
 def relayed(url: str) -> RelayedBackend:
     return RelayedBackend(KeycloakBackend(url, "xema", "a", "b"), Settings())
@@ -37,7 +34,9 @@ def ask(server: Any) -> requests.Response:
     return requests.post(server.url + TOKEN, data=form, auth=("orders", "secret"), timeout=10)
 
 
-def test_the_relay_is_named_as_the_token_endpoint_and_leads_to_keycloak(canned: Started) -> None:
+def test_the_relay_is_named_as_the_token_endpoint_and_leads_to_keycloak(
+    canned: StartCanned,
+) -> None:
     keycloak = canned(
         token_reply(),
         *CLIENT,
@@ -67,7 +66,7 @@ def test_the_relay_is_named_as_the_token_endpoint_and_leads_to_keycloak(canned: 
         assert server.backend.requests == {"api": 1, "register": 1, "token": 2}
 
 
-def test_faults_are_made_on_the_way(canned: Started) -> None:
+def test_faults_are_made_on_the_way(canned: StartCanned) -> None:
     keycloak = canned(token_reply())
     with RelayServer(INTERNAL_TOKEN, relayed(keycloak.url)) as server:
         server.backend.change(token_outage=True)
@@ -77,7 +76,7 @@ def test_faults_are_made_on_the_way(canned: Started) -> None:
         assert ask(server).status_code == 200
 
 
-def test_the_other_calls_are_keycloaks(canned: Started) -> None:
+def test_the_other_calls_are_keycloaks(canned: StartCanned) -> None:
     platform = reply([{"id": "5", "name": "platform"}])
     secret = reply({"value": "new"})
     answers = [platform, platform, reply({"id": "u"}), reply([])]
@@ -100,7 +99,7 @@ def test_a_keycloak_that_is_down_is_told() -> None:
 
 
 @pytest.mark.parametrize("end", [[*CLIENT, Canned(204)], [reply([])], [reply({}, 500)]])
-def test_the_demo_deletes_its_client_in_the_end(canned: Started, end: list[Canned]) -> None:
+def test_the_demo_deletes_its_client_in_the_end(canned: StartCanned, end: list[Canned]) -> None:
     who = {"IDENTITY_KEYCLOAK_CLIENT_ID": "a", "IDENTITY_KEYCLOAK_CLIENT_SECRET": "b"}
     keycloak = canned(token_reply(), *end)
     stage = OnKeycloak(keycloak.url, "xema", 9.5, who)

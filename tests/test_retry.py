@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from identity_client.retry import Backoff, equal_jitter, parse_retry_after, pause_asked_for
+from identity_client._http.retry import (
+    Backoff,
+    equal_jitter,
+    parse_retry_after,
+    retry_after_with_jitter,
+)
 
 NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
 
@@ -41,7 +46,7 @@ def test_equal_jitter_draws_between_half_and_whole() -> None:
 def test_what_a_server_asks_for_is_honoured_and_spread(
     retry_after: float, least: float, most: float
 ) -> None:
-    drawn = sorted(pause_asked_for(retry_after, 300.0) for _ in range(400))
+    drawn = sorted(retry_after_with_jitter(retry_after, 300.0) for _ in range(400))
     margin = (most - least) / 20
     assert least <= drawn[0] <= least + margin
     assert most - margin <= drawn[-1] <= most

@@ -16,10 +16,11 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from conftest import MakeService, registered
 from cryptography.fernet import Fernet
 from support import hostile
-from support.canned import Canned, CannedServer, reply, token_reply
+from support.canned import Canned, reply, token_reply
+from support.scripted import registered
+from support.services import MakeService, StartCanned
 
 from identity_client import (
     IdentityApiClient,
@@ -133,7 +134,7 @@ def test_a_store_shows_no_secret(tmp_path: Path, watch: Watch) -> None:
 
 @pytest.mark.parametrize("auth_method", ["client_secret_post", "client_secret_basic"])
 def test_the_whole_flow_shows_no_secret(
-    auth_method: str, canned: Callable[..., CannedServer], watch: Watch
+    auth_method: str, canned: StartCanned, watch: Watch
 ) -> None:
     server = canned(Canned(404))
     rejection = reply({"error": "invalid_client"}, 401)
@@ -179,7 +180,7 @@ BAD = [
 
 @pytest.mark.parametrize("answer", BAD, ids=range(len(BAD)))
 def test_failures_of_identity_api_show_no_secret(
-    answer: Canned, canned: Callable[..., CannedServer], watch: Watch
+    answer: Canned, canned: StartCanned, watch: Watch
 ) -> None:
     server = canned(answer)
     with IdentityApiClient(server.url, INTERNAL) as client:
@@ -215,7 +216,7 @@ def test_failures_of_identity_api_show_no_secret(
 def test_failures_of_the_token_endpoint_show_no_secret(
     answer: Canned,
     auth_method: str,
-    canned: Callable[..., CannedServer],
+    canned: StartCanned,
     watch: Watch,
 ) -> None:
     server = canned(answer)

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ from urllib.parse import quote, quote_plus, urlsplit
 
 import pytest
 import requests
-from conftest import INTERNAL_TOKEN
 from joserfc import jwt
 from joserfc.jwk import KeySet
+from support.services import INTERNAL_TOKEN
 
 from identity_client.server import EmbeddedBackend, IdentityServer, Settings, create_app
 
@@ -30,6 +31,12 @@ TOKEN = f"{ISSUER}/protocol/openid-connect/token"
 
 ORDERS = {"name": "orders", "displayName": "Orders"}
 GRANT = {"grant_type": "client_credentials"}
+# How deep JSON may be nested is up to Python: since 3.14 deeper than a request can be.
+TOO_DEEP = (
+    "it is nested too deeply"
+    if sys.version_info < (3, 14)
+    else "it is a list where an object is expected"
+)
 HARD_SECRET = "a+b/c%d:e&f ü"
 
 
@@ -138,7 +145,7 @@ class TestRegistration:
         pytest.param(b"{", "it is not JSON", id="half an object"),
         pytest.param(b"<html>", "it is an HTML page", id="a page"),
         pytest.param(b"\xff", "it is not JSON", id="no UTF-8"),
-        pytest.param(b"[" * 50_000, "it is nested too deeply", id="deep nesting"),
+        pytest.param(b"[" * 25_000 + b"]" * 25_000, TOO_DEEP, id="deep nesting"),
         pytest.param(b"[]", "it is a list where an object is expected", id="a list"),
         pytest.param(b"null", "it is null where an object is expected", id="null"),
         pytest.param(b'{"name": "a"}', "its member 'displayName' is missing", id="half of it"),
@@ -607,7 +614,7 @@ class TestSettings:
         [
             pytest.param(b"", "it is empty", id="nothing"),
             pytest.param(b"{", "it is not JSON", id="half an object"),
-            pytest.param(b"[" * 50_000, "it is nested too deeply", id="deep nesting"),
+            pytest.param(b"[" * 25_000 + b"]" * 25_000, TOO_DEEP, id="deep nesting"),
             pytest.param(b"[]", "it is a list where an object is expected", id="a list"),
             pytest.param(b'{"speed": 1}', "its member 'speed' is not known", id="unknown"),
             pytest.param(

@@ -9,14 +9,14 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import INTERNAL_TOKEN, MakeService
 from support import hostile
 from support.canned import reply, token_reply
 from support.clock import FakeClock
+from support.recorder import Recorder
+from support.services import INTERNAL_TOKEN, MakeService, Preconfigured
 
 from identity_client import (
     EventKind,
@@ -33,32 +33,10 @@ from identity_client import (
     ServiceType,
     TokenEndpointError,
 )
+from identity_client._tokens.worker import Worker
 from identity_client.server import IdentityServer
-from identity_client.worker import Worker
 
 DOWN = "http://127.0.0.1:9"
-
-
-class Recorder:
-    """Keeps the events of a service and waits for them."""
-
-    def __init__(self, service: IdentityBootstrapService) -> None:
-        self.events: list[ServiceEvent] = []
-        self._happened = threading.Condition()
-        service.on_event(self._note)
-
-    def _note(self, event: ServiceEvent) -> None:
-        with self._happened:
-            self.events.append(event)
-            self._happened.notify_all()
-
-    def wait_for(self, kind: EventKind, count: int = 1) -> ServiceEvent:
-        def those() -> list[ServiceEvent]:
-            return [event for event in self.events if event.kind is kind]
-
-        with self._happened:
-            assert self._happened.wait_for(lambda: len(those()) >= count, 10)
-            return those()[count - 1]
 
 
 def test_start_returns_at_once_and_twice_is_harmless(make_service: MakeService) -> None:
@@ -96,8 +74,8 @@ def test_a_service_waits_through_outages_until_it_is_ready(
     recorder = Recorder(service)
     service.start()
     failed = recorder.wait_for(EventKind.REGISTRATION_FAILED, 2)
-    assert failed.next_attempt is not None
-    assert 0.05 <= failed.next_attempt <= 0.1
+    assert failed.next_attempt_in is not None
+    assert 0.05 <= failed.next_attempt_in <= 0.1
     assert service.status().state is ServiceState.PENDING
     assert service.status().attempts >= 2
     assert not service.wait_for_ready(0.01)
@@ -106,7 +84,7 @@ def test_a_service_waits_through_outages_until_it_is_ready(
     status = service.status()
     assert (status.state, status.attempts) == (ServiceState.READY, 0)
     assert status.last_error is not None
-    assert "answered 503" in status.last_error
+    assert "returned HTTP 503" in status.last_error
 
 
 def test_after_the_last_attempt_the_service_has_failed_until_it_is_started_again(
@@ -117,11 +95,11 @@ def test_after_the_last_attempt_the_service_has_failed_until_it_is_started_again
     assert service.wait_for_ready() is False
     status = service.status()
     assert (status.state, status.attempts) == (ServiceState.FAILED, 3)
-    assert status.next_attempt is None
+    assert status.next_attempt_in is None
     assert api.backend.requests["api"] == 3
-    with pytest.raises(RegistrationError, match="failed 3 times") as caught:
+    with pytest.raises(RegistrationError, match="failed after 3 attempts") as caught:
         service.get_access_token()
-    assert "answered 503" in str(caught.value.__cause__)
+    assert "returned HTTP 503" in str(caught.value.__cause__)
     assert service.wait_for_ready() is False
     api.backend.change(api_outage=False)
     service.start()
@@ -156,7 +134,7 @@ def test_a_usable_token_outlives_the_last_attempt(
     ],
 )
 def test_start_raises_when_preconfigured_credentials_do_not_work(
-    answer: Any, kind: type[IdentityError], preconfigured: Callable[..., Any]
+    answer: Any, kind: type[IdentityError], preconfigured: Preconfigured
 ) -> None:
     service, endpoint = preconfigured(answer)
     with pytest.raises(kind):
@@ -182,12 +160,12 @@ def test_start_raises_when_a_preconfigured_endpoint_does_not_answer(
             token_endpoint=f"http://127.0.0.1:{server.port}/token",
             request_timeout=0.2,
         )
-        with pytest.raises(TokenEndpointError, match=r"within 0\.2 s"):
+        with pytest.raises(TokenEndpointError, match=r"timed out after 0\.2 s"):
             service.start()
 
 
 def test_start_does_not_fail_a_service_that_has_had_its_token(
-    preconfigured: Callable[..., Any],
+    preconfigured: Preconfigured,
 ) -> None:
     service, endpoint = preconfigured(token_reply(), reply({"error": "x"}, 503))
     service.start()
@@ -197,7 +175,7 @@ def test_start_does_not_fail_a_service_that_has_had_its_token(
     assert endpoint.asked
 
 
-def test_the_worker_refreshes_without_being_asked(preconfigured: Callable[..., Any]) -> None:
+def test_the_worker_refreshes_without_being_asked(preconfigured: Preconfigured) -> None:
     clock = FakeClock()
     service, endpoint = preconfigured(token_reply("first"), token_reply("second"), clock=clock)
     recorder = Recorder(service)
@@ -209,20 +187,20 @@ def test_the_worker_refreshes_without_being_asked(preconfigured: Callable[..., A
 
 
 def test_after_a_sleep_of_the_machine_the_first_caller_wakes_the_worker(
-    preconfigured: Callable[..., Any],
+    preconfigured: Preconfigured,
 ) -> None:
     clock = FakeClock()
     service, _ = preconfigured(token_reply("first"), token_reply("second"), clock=clock)
     service.start()
     clock.advance(3600, asleep=True)
-    service._cache.attract_attention()
+    service._cache.snapshot = service._cache.snapshot.without_fast_path()
     began = time.perf_counter()
     assert service.get_access_token() == "second"
     assert time.perf_counter() - began < 1
 
 
 def test_a_failing_refresh_is_served_over_logged_once_and_retried_in_the_window(
-    preconfigured: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    preconfigured: Preconfigured, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = FakeClock()
     service, endpoint = preconfigured(
@@ -240,15 +218,14 @@ def test_a_failing_refresh_is_served_over_logged_once_and_retried_in_the_window(
         recorder.wait_for(EventKind.STATE_CHANGED, 2)
         status = service.status()
         assert status.state is ServiceState.DEGRADED
-        # A window of 20 s: the first pause is drawn from its eighth.
-        assert status.next_attempt is not None
-        assert 1.25 <= status.next_attempt <= 2.5
+        assert status.next_attempt_in is not None
+        assert 0.5 <= status.next_attempt_in <= 1
         assert service.get_access_token() == "first"
-        clock.advance(2.5)
+        clock.advance(1)
         recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED, 2)
         assert service.get_access_token() == "first"
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert "no new token, the current one is served for 20.0 s more" in caplog.text
+        assert "token refresh failed; serving the cached token for another 20.0 s" in caplog.text
     endpoint.answers.append(token_reply("second"))
     endpoint.answers.popleft()
     clock.advance(5)
@@ -258,7 +235,7 @@ def test_a_failing_refresh_is_served_over_logged_once_and_retried_in_the_window(
 
 
 def test_pauses_start_anew_from_the_base_when_the_token_has_expired(
-    preconfigured: Callable[..., Any],
+    preconfigured: Preconfigured,
 ) -> None:
     clock = FakeClock()
     service, _ = preconfigured(
@@ -272,12 +249,15 @@ def test_pauses_start_anew_from_the_base_when_the_token_has_expired(
     service.start()
     clock.advance(270)
     recorder.wait_for(EventKind.STATE_CHANGED, 2)
+    for failures in range(2, 5):
+        clock.advance(4)
+        recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED, failures)
     clock.advance(20)
-    recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED, 2)
+    recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED, 5)
     with pytest.raises(TokenEndpointError) as caught:
         service.get_access_token()
     assert caught.value.retry_after is not None
-    assert 50 <= caught.value.retry_after <= 100
+    assert 0.5 <= caught.value.retry_after <= 1
 
 
 @pytest.mark.parametrize(
@@ -285,11 +265,11 @@ def test_pauses_start_anew_from_the_base_when_the_token_has_expired(
     [
         pytest.param("200", 200, 300, id="honoured"),
         pytest.param("9999", 150, 300, id="capped at max_retry_delay"),
-        pytest.param("garbage", 2.5, 5, id="garbage is ignored"),
+        pytest.param("garbage", 0.4, 1, id="garbage is ignored"),
     ],
 )
 def test_retry_after_lengthens_the_pause(
-    header: str, at_least: float, at_most: float, preconfigured: Callable[..., Any]
+    header: str, at_least: float, at_most: float, preconfigured: Preconfigured
 ) -> None:
     clock = FakeClock()
     service, _ = preconfigured(
@@ -304,7 +284,7 @@ def test_retry_after_lengthens_the_pause(
     assert at_least <= caught.value.retry_after <= at_most
 
 
-def test_a_token_that_expired_on_its_way_is_a_failure(preconfigured: Callable[..., Any]) -> None:
+def test_a_token_that_expired_on_its_way_is_a_failure(preconfigured: Preconfigured) -> None:
     service, endpoint = preconfigured(token_reply(expires_in=0.05))
     endpoint.before_answer = lambda asked: time.sleep(0.1)
     with pytest.raises(TokenEndpointError, match="had expired when it arrived"):
@@ -323,7 +303,7 @@ def test_a_token_that_expired_on_its_way_is_a_failure(preconfigured: Callable[..
     ],
 )
 def test_expires_in_is_read_in_all_its_forms(
-    expires_in: object, seconds: float, preconfigured: Callable[..., Any]
+    expires_in: object, seconds: float, preconfigured: Preconfigured
 ) -> None:
     service, _ = preconfigured(token_reply(expires_in=expires_in), clock=FakeClock())
     service.start()
@@ -332,11 +312,11 @@ def test_expires_in_is_read_in_all_its_forms(
 
 @pytest.mark.parametrize(
     "expires_in",
-    [None, 0, -5, float("nan"), True, "abc", "", [300], {"s": 300}],
+    [None, float("nan"), True, "abc", "", [300], {"s": 300}],
     ids=repr,
 )
 def test_an_expires_in_that_says_nothing_means_a_minute_and_one_warning(
-    expires_in: object, preconfigured: Callable[..., Any], caplog: pytest.LogCaptureFixture
+    expires_in: object, preconfigured: Preconfigured, caplog: pytest.LogCaptureFixture
 ) -> None:
     service, _ = preconfigured(token_reply(expires_in=expires_in), clock=FakeClock())
     with caplog.at_level(logging.WARNING, "identity_client"):
@@ -347,7 +327,22 @@ def test_an_expires_in_that_says_nothing_means_a_minute_and_one_warning(
     assert sum("expires_in" in message for message in caplog.messages) == 1
 
 
-def test_a_short_token_is_fetched_once_not_for_ever(preconfigured: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("expires_in", [0, -5, "0"])
+def test_a_token_that_expired_on_arrival_is_a_failure(
+    expires_in: object, preconfigured: Preconfigured
+) -> None:
+    service, _ = preconfigured(token_reply(expires_in=expires_in))
+    with pytest.raises(TokenEndpointError, match="a gateway that caches"):
+        service.start()
+
+
+def test_an_error_that_is_null_is_none(preconfigured: Preconfigured) -> None:
+    service, _ = preconfigured(token_reply(error=None))
+    service.start()
+    assert service.get_access_token() == "a-token"
+
+
+def test_a_short_token_is_fetched_once_not_for_ever(preconfigured: Preconfigured) -> None:
     clock = FakeClock()
     service, endpoint = preconfigured(token_reply(expires_in=60), clock=clock)
     service.start()
@@ -369,11 +364,12 @@ def test_listeners_hear_everything_until_they_stop_and_may_fail(
     service.on_event(fail)
     stop = service.on_event(lambda event: heard.append(event.kind.value))
     with caplog.at_level(logging.ERROR, "identity_client"):
+        recorder = Recorder(service)
         service.invalidate_token(service.get_access_token())
+        recorder.wait_for(EventKind.TOKEN_INVALIDATED)
         stop()
-        service.get_access_token()
         service.close()
-    assert heard == ["registered", "token_issued", "state_changed", "token_invalidated"]
+    assert heard[:4] == ["registered", "token_issued", "state_changed", "token_invalidated"]
     assert "raised LookupError" in caplog.text
     assert "a secret of the listener" not in caplog.text
 
@@ -399,43 +395,48 @@ def test_a_log_handler_that_raises_disturbs_nobody(
 
 
 def test_an_unexpected_exception_becomes_ours_and_the_worker_lives_on(
-    preconfigured: Callable[..., Any],
+    preconfigured: Preconfigured,
 ) -> None:
     service, endpoint = preconfigured()
+    internals: Any = service
     broken = True
 
     def before(asked: object) -> None:
         nonlocal broken
         if broken:
             broken = False
-            service._source._endpoint._lifetime = None
+            internals._source._endpoint._lifetime = None
 
     endpoint.before_answer = before
-    with pytest.raises(IdentityError, match=r"unexpected TypeError in _read \(.*please report it"):
+    with pytest.raises(
+        IdentityError,
+        match=r"TypeError while requesting a token \(_read, .*report it",
+    ):
         service.get_access_token()
-    del service._source._endpoint._lifetime
+    del internals._source._endpoint._lifetime
     assert service.wait_for_ready(5)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_worker_that_dies_leaves_nobody_behind_and_is_replaced(
-    preconfigured: Callable[..., Any],
+    preconfigured: Preconfigured,
 ) -> None:
     service, _ = preconfigured()
-    fetch = service._source._endpoint.fetch
+    internals: Any = service
+    fetch = internals._source._endpoint.fetch
 
     def die(*_: object) -> None:
-        service._source._endpoint.fetch = fetch
+        internals._source._endpoint.fetch = fetch
         raise SystemExit
 
-    service._source._endpoint.fetch = die
+    internals._source._endpoint.fetch = die
     with pytest.raises(IdentityError, match="unexpected SystemExit"):
         service.get_access_token()
-    thread = service._worker._thread
+    thread = internals._worker._thread
     thread.join(5)
     assert not thread.is_alive()
     assert service.wait_for_ready(5)
-    assert service._worker._thread is not thread
+    assert internals._worker._thread is not thread
 
 
 def test_where_no_thread_can_be_started_the_caller_does_the_step(
@@ -463,7 +464,7 @@ def test_where_no_thread_can_be_started_the_caller_does_the_step(
     assert make_service(DOWN).wait_for_ready() is False
     with (
         hostile.HostileServer(hostile.says_nothing) as silent,
-        pytest.raises(NotReadyError, match=r"within 0\.(3|29)"),
+        pytest.raises(NotReadyError, match=r"timed out after 0\.(3|29)"),
     ):
         make_service(f"http://127.0.0.1:{silent.port}").get_access_token(0.3)
     assert time.perf_counter() - began < 1
@@ -537,7 +538,7 @@ def test_a_closed_service_says_so(api: IdentityServer, make_service: MakeService
     service.get_access_token()
     service.close()
     for call in (service.start, service.get_access_token, service.force_reregistration):
-        with pytest.raises(ServiceClosedError, match="'orders' was closed"):
+        with pytest.raises(ServiceClosedError, match="'orders' is closed"):
             call()
     assert service.wait_for_ready() is False
     service.invalidate_token("any")
@@ -583,7 +584,7 @@ def test_a_late_report_of_a_state_is_not_repeated(
     recorder = Recorder(service)
     service.get_access_token()
     recorder.wait_for(EventKind.STATE_CHANGED)
-    service._worker.note_state()
+    service._worker.publish_state_change()
     assert sum(event.kind is EventKind.STATE_CHANGED for event in recorder.events) == 1
 
 

@@ -22,9 +22,10 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from contracts.stores import StoreContract
 from cryptography.fernet import Fernet
+from support.credentials import API, credentials, save, store_at
 from support.processes import run
-from support.stores import API, StoreContract, credentials, save, store_at
 
 from identity_client import ConfigurationError, CredentialStoreError, StoredCredentials, open_store
 from identity_client.stores import ENTRY_POINTS
@@ -135,37 +136,97 @@ def test_a_file_that_others_can_read_is_closed_to_them(url: str, path: Path) -> 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b'{"version": 1', b"[]", b"\x00" * 100, b'{"version":"1"}']
-)
-def test_a_damaged_file_counts_as_none_and_is_replaced(
+def test_where_files_have_no_modes_the_store_works_and_warns(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(os, "geteuid")
+    store = store_at(url)
+    save(store)
+    path.chmod(0o644)
+    assert store.load().credentials == credentials()
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"the file {path}: this system has no file modes, so only")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("content", [b"", b'{"ser', b'{"service": "orders", "id', b"\x00" * 100])
+def test_a_truncated_file_counts_as_none_and_is_replaced(
     url: str, path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.write_bytes(content)
     store = store_at(url)
     assert store.load() == StoredCredentials()
-    assert caplog.messages[0].startswith(f"what the file {path} holds is damaged and counts as")
+    assert caplog.messages == [
+        f"ignoring corrupt data in the file {path}: it is empty or truncated"
+    ]
     save(store)
     assert store.load() == StoredCredentials(version=1, credentials=credentials())
 
 
-def test_a_token_endpoint_that_is_no_url_is_damage(url: str, path: Path) -> None:
+@pytest.mark.parametrize("content", [b"root:x:0:0", b"[]", b'{"version": 1}', b"\xff"])
+def test_a_file_of_another_program_is_left_as_it_is(url: str, path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o644)
+    store = store_at(url)
+    for call in (store.load, lambda: save(store), store.clear):
+        with pytest.raises(CredentialStoreError, match="did not write; check IDENTITY_") as caught:
+            call()
+        assert str(path) in caught.value.message
+    assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_link_is_not_followed(url: str, path: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_bytes(b"")
+    target.chmod(0o644)
+    path.symlink_to(target)
+    store = store_at(url)
+    for call in (store.load, lambda: save(store), store.clear):
+        with pytest.raises(CredentialStoreError, match="is a symbolic link; set IDENTITY_"):
+            call()
+    assert path.is_symlink()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+
+
+def test_a_fifo_does_not_block(url: str, path: Path) -> None:
+    os.mkfifo(path, 0o644)
+    store = store_at(url)
+    for call in (store.load, lambda: save(store), store.clear):
+        with pytest.raises(CredentialStoreError, match="is not a regular file; set IDENTITY_"):
+            call()
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_a_large_file_is_not_read_to_its_end(url: str, path: Path) -> None:
+    path.write_bytes(b"")
+    os.truncate(path, 2**40)
+    with pytest.raises(CredentialStoreError, match="is larger than 1 MiB"):
+        store_at(url).load()
+
+
+def test_a_token_endpoint_that_is_not_a_url_is_an_error(url: str) -> None:
     store = store_at(url)
     with store.lock(1):
         broken = evolve(credentials(), token_endpoint="file:///etc/passwd")
         store.save(StoredCredentials(credentials=broken))
-    assert store.load() == StoredCredentials()
+    with pytest.raises(CredentialStoreError, match="its member 'tokenEndpoint'"):
+        store.load()
 
 
-def test_damage_is_told_by_the_member_that_is_wrong(
-    url: str, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_file_is_an_error_that_names_the_member(url: str, path: Path) -> None:
     save(store_at(url))
     document = json.loads(path.read_text())
     document["credentials"]["clientSecret"] = 17
     path.write_text(json.dumps(document))
-    store_at(url).load()
-    assert caplog.messages[0].endswith("its member 'clientSecret' must be a string")
+    with pytest.raises(CredentialStoreError) as caught:
+        store_at(url).load()
+    assert caught.value.message == (
+        f"the file {path} holds corrupt data: its member 'clientSecret' must be a string; "
+        "delete it, and a running instance will save its credentials again"
+    )
+    store_at(url).clear()
+    assert store_at(url).load() == StoredCredentials()
 
 
 def test_the_file_of_another_service_is_left_alone(url: str) -> None:
@@ -222,8 +283,8 @@ def test_a_file_that_cannot_be_read_or_removed_is_a_clear_error(url: str, path: 
         return
     assert done.err == ""
     assert done.out.splitlines() == [
-        f"the file {path} cannot be {what}: permission denied; see to its folder, its owner and "
-        "the space on the disk"
+        f"the file {path} cannot be {what}: permission denied; check directory permissions and "
+        "free disk space"
         for what in ("read", "removed", "locked")
     ]
 
@@ -416,11 +477,23 @@ def test_keys_can_be_replaced_one_after_the_other(url: str) -> None:
     assert store_at(url, key=new).load() == saved
 
 
-@pytest.mark.parametrize("key", [None, Fernet.generate_key().decode()], ids=["none", "another"])
-def test_without_the_key_nothing_is_overwritten(url: str, path: Path, key: str | None) -> None:
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        pytest.param(None, "is encrypted, but no key is set; set", id="none"),
+        pytest.param(
+            Fernet.generate_key().decode(),
+            "cannot be decrypted with the configured key; set",
+            id="another",
+        ),
+    ],
+)
+def test_without_the_key_nothing_is_overwritten(
+    url: str, path: Path, key: str | None, problem: str
+) -> None:
     save(store_at(url, key=KEY))
     content = path.read_bytes()
-    with pytest.raises(CredentialStoreError, match="IDENTITY_CREDENTIAL_STORE_KEY"):
+    with pytest.raises(CredentialStoreError, match=f"{problem} IDENTITY_CREDENTIAL_STORE_KEY"):
         save(store_at(url, key=key))
     assert path.read_bytes() == content
 
@@ -439,7 +512,9 @@ def test_a_key_that_is_none_is_refused_without_showing_it(url: str, key: str) ->
 
 def test_a_key_needs_its_package(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'identity-client\[encryption\]'"):
+    with pytest.raises(
+        ConfigurationError, match=r"pip install 'xemahq-identity-client\[encryption\]'"
+    ):
         store_at(url, key=KEY)
 
 

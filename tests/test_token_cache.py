@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable
@@ -15,7 +16,17 @@ from identity_client import (
     IdentityError,
     TokenEndpointError,
 )
-from identity_client.token_cache import LEASE, Failure, Flight, Snapshot, TokenCache
+from identity_client._tokens.cache import (
+    MIN_REFRESH_INTERVAL,
+    RECHECK_INTERVAL,
+    Failure,
+    Invalidation,
+    RefreshAttempt,
+    Snapshot,
+    TokenCache,
+    WorkerGone,
+)
+from identity_client._tokens.waiters import LoopWaiters
 
 
 def snapshot(clock: FakeClock, value: str = "token", lifetime: float = 300.0) -> Snapshot:
@@ -35,17 +46,22 @@ class Cache:
         self.clock = FakeClock()
         self.cache = TokenCache(self.clock)
 
-    def begin(self) -> Flight:
-        flight = self.cache.begin()
-        assert flight is not None
-        return flight
+    def begin(self) -> RefreshAttempt:
+        attempt = self.cache.begin_refresh()
+        if attempt is None:  # the one before has just begun
+            self.clock.advance(MIN_REFRESH_INTERVAL)
+            attempt = self.cache.begin_refresh()
+        assert attempt is not None
+        return attempt
 
     def publish(self, value: str = "token", lifetime: float = 300.0) -> None:
         assert self.cache.publish(self.begin(), snapshot(self.clock, value, lifetime))
 
-    def fail(self, pause: float = 5.0, error: IdentityError | None = None) -> IdentityError:
+    def fail(
+        self, pause: float = 5.0, error: IdentityError | None = None, *, registering: bool = False
+    ) -> IdentityError:
         error = error or TokenEndpointError("refused", status_code=500)
-        self.cache.fail(self.begin(), error, pause)
+        self.cache.fail_refresh(self.begin(), error, pause, registering=registering)
         return error
 
     def ask(self, timeout: float = 0.0) -> str | Failure | None:
@@ -123,16 +139,16 @@ def test_a_fresh_token_is_served_and_nothing_is_due(c: Cache) -> None:
     c.publish()
     c.clock.advance(242)
     assert c.ask() == "token"
-    assert c.cache.begin() is None
+    assert c.cache.begin_refresh() is None
 
 
 def test_a_due_token_is_served_and_one_refresh_is_due(c: Cache) -> None:
     c.publish()
     c.clock.advance(270)
     assert c.ask() == "token"
-    assert c.cache.begin() is not None
+    assert c.cache.begin_refresh() is not None
     assert c.ask() == "token"
-    assert c.cache.begin() is None
+    assert c.cache.begin_refresh() is None
 
 
 def test_a_token_beyond_its_leeway_is_not_served(c: Cache) -> None:
@@ -147,11 +163,11 @@ def test_a_token_beyond_its_leeway_is_not_served(c: Cache) -> None:
 def test_the_fast_path_ends_where_somebody_has_to_look(c: Cache) -> None:
     c.publish()
     assert c.served_without_lock() == "token"
-    c.clock.advance(LEASE)
+    c.clock.advance(RECHECK_INTERVAL)
     assert c.served_without_lock() is None
     assert c.ask() == "token"
     assert c.served_without_lock() == "token"
-    c.clock.advance(c.cache.snapshot.fresh_for - LEASE - 1)
+    c.clock.advance(c.cache.snapshot.fresh_for - RECHECK_INTERVAL - 1)
     assert c.ask() == "token"
     assert c.served_without_lock() == "token"
     c.clock.advance(1)
@@ -175,11 +191,11 @@ def test_a_machine_that_slept_serves_nothing_old_for_longer_than_a_lease(c: Cach
     c.publish()
     c.clock.advance(3600, asleep=True)
     assert c.served_without_lock() == "token"
-    c.clock.advance(LEASE)
+    c.clock.advance(RECHECK_INTERVAL)
     assert c.served_without_lock() is None
     assert c.ask() is None
-    assert c.cache.begin() is not None
-    assert LEASE <= 30
+    assert c.cache.begin_refresh() is not None
+    assert RECHECK_INTERVAL <= 30
 
 
 def test_a_wall_clock_that_steps_back_does_not_keep_a_token_alive(c: Cache) -> None:
@@ -214,10 +230,10 @@ def test_within_the_pause_callers_get_the_failure_and_nothing_is_due(c: Cache) -
     c.fail(pause=5)
     c.clock.advance(4.9)
     assert isinstance(c.ask(60), Failure)
-    assert c.cache.begin() is None
+    assert c.cache.begin_refresh() is None
     c.clock.advance(0.2)
     assert c.ask() is None
-    assert c.cache.begin() is not None
+    assert c.cache.begin_refresh() is not None
 
 
 def test_a_failure_does_not_stop_a_usable_token(c: Cache) -> None:
@@ -233,7 +249,7 @@ def test_a_failure_does_not_stop_a_usable_token(c: Cache) -> None:
 
 def test_a_caller_waits_out_a_pause_of_registration_if_its_time_allows(c: Cache) -> None:
     down = IdentityApiConnectionError("down")
-    c.fail(5, down)
+    c.fail(5, down, registering=True)
     answer = c.ask_in_thread(10)
     c.clock.advance(5)
     c.publish("after all")
@@ -241,13 +257,13 @@ def test_a_caller_waits_out_a_pause_of_registration_if_its_time_allows(c: Cache)
 
 
 def test_a_caller_whose_time_ends_before_the_next_attempt_is_told_at_once(c: Cache) -> None:
-    c.fail(5, IdentityApiConnectionError("down"))
+    c.fail(5, IdentityApiConnectionError("down"), registering=True)
     assert isinstance(c.ask(4.9), Failure)
 
 
 def test_nobody_waits_out_a_pause_when_nobody_makes_another_attempt(c: Cache) -> None:
-    c.fail(5, IdentityApiConnectionError("down"))
-    outcome = c.cache.get(c.clock.monotonic() + 10, attended=False)
+    c.fail(5, IdentityApiConnectionError("down"), registering=True)
+    outcome = c.cache.get(c.clock.monotonic() + 10, has_worker=False)
     assert isinstance(outcome, Failure)
 
 
@@ -259,30 +275,30 @@ def test_a_waiter_whose_time_is_up_leaves_with_nothing(c: Cache) -> None:
 
 def test_invalidation_counts_only_for_the_current_token(c: Cache) -> None:
     c.publish("first")
-    assert not c.cache.invalidate("another")
-    assert not c.cache.invalidate("")
+    assert c.cache.invalidate("another")[0] is Invalidation.IGNORED
+    assert c.cache.invalidate("")[0] is Invalidation.IGNORED
     assert c.ask() == "first"
-    assert c.cache.invalidate("first")
-    assert not c.cache.invalidate("first")
+    assert c.cache.invalidate("first")[0] is Invalidation.REPLACING
+    assert c.cache.invalidate("first")[0] is Invalidation.IGNORED
     assert c.ask() is None
     c.publish("second")
-    assert not c.cache.invalidate("first")
+    assert c.cache.invalidate("first")[0] is Invalidation.IGNORED
     assert c.ask() == "second"
 
 
 def test_a_late_rejection_of_an_expired_token_does_not_spoil_its_replacement(c: Cache) -> None:
     c.publish("first")
     c.clock.advance(295)
-    flight = c.begin()
-    assert not c.cache.invalidate("first")
-    assert c.cache.publish(flight, snapshot(c.clock, "second"))
+    attempt = c.begin()
+    assert c.cache.invalidate("first")[0] is Invalidation.IGNORED
+    assert c.cache.publish(attempt, snapshot(c.clock, "second"))
 
 
 def test_what_was_asked_for_before_an_invalidation_does_not_come_after_it(c: Cache) -> None:
     c.publish("first")
     c.clock.advance(275)
     early = c.begin()
-    assert c.cache.invalidate("first")
+    assert c.cache.invalidate("first")[0] is Invalidation.REPLACING
     answer = c.ask_in_thread(10)
     assert not c.cache.publish(early, snapshot(c.clock, "stale"))
     c.publish("second")
@@ -291,8 +307,8 @@ def test_what_was_asked_for_before_an_invalidation_does_not_come_after_it(c: Cac
 
 def test_a_forced_refresh_is_due_at_once_and_serves_the_old_token_meanwhile(c: Cache) -> None:
     c.publish("first")
-    assert c.cache.begin() is None
-    c.cache.force()
+    assert c.cache.begin_refresh() is None
+    c.cache.request_refresh()
     assert c.ask() == "first"
     c.publish("second")
     assert c.ask() == "second"
@@ -301,27 +317,27 @@ def test_a_forced_refresh_is_due_at_once_and_serves_the_old_token_meanwhile(c: C
 def test_a_closed_cache_serves_nothing_and_tells_everybody(c: Cache) -> None:
     c.publish()
     closed = IdentityError("closed")
-    flight_before = c.cache.snapshot
+    attempt_before = c.cache.snapshot
     c.cache.close(closed)
     assert c.served_without_lock() is None
     outcome = c.ask(math.inf)
     assert isinstance(outcome, Failure)
     assert outcome.error is closed
-    assert c.cache.begin() is None
-    c.cache.force()
+    assert c.cache.begin_refresh() is None
+    c.cache.request_refresh()
     assert isinstance(c.ask(math.inf), Failure)
-    assert flight_before.value == "token"
+    assert attempt_before.value == "token"
 
 
 def test_closing_releases_those_who_wait_and_outlasts_the_attempt_under_way(c: Cache) -> None:
     answer = c.ask_in_thread(60)
-    flight = c.begin()
+    attempt = c.begin()
     c.cache.close(closed := IdentityError("closed"))
     failure = answer()
     assert isinstance(failure, Failure)
     assert failure.error is closed
-    c.cache.fail(flight, IdentityError("late"), 1.0)
-    assert not c.cache.publish(flight, snapshot(c.clock))
+    c.cache.fail_refresh(attempt, IdentityError("late"), 1.0)
+    assert not c.cache.publish(attempt, snapshot(c.clock))
     failure = c.ask()
     assert isinstance(failure, Failure)
     assert failure.error is closed
@@ -331,7 +347,33 @@ def test_a_forked_child_keeps_the_token_and_forgets_the_attempt(c: Cache) -> Non
     c.publish()
     c.clock.advance(275)
     c.begin()
-    c.cache.reset_after_fork()
+    c.cache.at_fork_reinit()
     assert c.served_without_lock() is None
     assert c.ask() == "token"
-    assert c.cache.begin() is not None
+    assert c.cache.begin_refresh() is not None
+
+
+def test_a_waiter_whose_worker_has_ended_is_sent_back_for_another(c: Cache) -> None:
+    before = c.cache.worker_exits
+    c.cache.release_waiters()
+    deadline = c.clock.monotonic() + 10
+    with pytest.raises(WorkerGone):
+        c.cache.get(deadline, worker_exits=before)
+    with pytest.raises(WorkerGone):
+        c.cache.wait_until(lambda: False, deadline, before)
+
+
+def test_nothing_is_called_at_the_end_of_an_attempt_that_has_ended(c: Cache) -> None:
+    called: list[str] = []
+    attempt = c.begin()
+    assert c.cache.call_at_outcome(attempt, lambda: called.append("it"))
+    assert c.cache.publish(attempt, snapshot(c.clock))
+    assert not c.cache.call_at_outcome(attempt, lambda: called.append("again"))
+    assert called == ["it"]
+    asyncio.run(LoopWaiters(c.cache).wait(attempt, 10))
+
+
+def test_a_closed_cache_does_not_begin_anew(c: Cache) -> None:
+    c.cache.close(IdentityError("closed"))
+    c.cache.reset_failure()
+    assert c.cache.is_terminal

@@ -9,15 +9,16 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from conftest import MakeService, registered
-from support.canned import CannedServer, reply, token_reply
+from support.canned import reply, token_reply
 from support.hostile import closed_port
+from support.scripted import registered
+from support.services import MakeService, StartCanned
 
-from identity_client import NotReadyError, uwsgi
+from identity_client import NotReadyError, _fork
 from identity_client.server import IdentityServer
 
 
@@ -26,9 +27,9 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """The module of a worker process that has threads."""
     module = SimpleNamespace(has_threads=1, masterpid=os.getppid)
     monkeypatch.setitem(sys.modules, "uwsgi", module)
-    uwsgi.warn_without_threads.cache_clear()
+    _fork.warn_without_threads.cache_clear()
     yield module
-    uwsgi.warn_without_threads.cache_clear()
+    _fork.warn_without_threads.cache_clear()
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_in_the_master_a_thread_lives_as_long_as_somebody_waits(
 
 
 def test_in_the_master_who_waits_gets_as_many_attempts_as_elsewhere(
-    master: SimpleNamespace, make_service: MakeService, canned: Callable[..., CannedServer]
+    master: SimpleNamespace, make_service: MakeService, canned: StartCanned
 ) -> None:
     server = canned(reply({}, 503), reply({}, 503), token_reply())
     server.answers.insert(2, registered(server.url))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import INTERNAL_TOKEN
 from support.resource import ProtectedResource
+from support.services import INTERNAL_TOKEN
 
 from identity_client.server import IdentityServer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
-from deployments.contract import DeploymentContract, Run
+from contracts.deployment import DeploymentContract, Run
 from support.deployment import STARTS_WITHIN, Answer, Deployment
 from support.redis_server import RedisServer
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import INTERNAL_TOKEN
-from deployments.contract import WORKERS, DeploymentContract, Run
+from contracts.deployment import WORKERS, DeploymentContract, Run
 from support.deployment import WebDeployment
+from support.services import INTERNAL_TOKEN
 
 from identity_client import IdentityApiClient
 from identity_client.server import IdentityServer

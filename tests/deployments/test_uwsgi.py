@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from deployments.contract import DeploymentContract, Run
+from contracts.deployment import DeploymentContract, Run
 from support.deployment import WebDeployment
 
 from identity_client.server import IdentityServer

@@ -21,9 +21,10 @@ from identity_client import (
     ServiceCredentials,
     TokenEndpointError,
 )
-from identity_client.events import Reporter
-from identity_client.token_cache import Failure, Snapshot, TokenCache
-from identity_client.worker import Worker
+from identity_client._tokens.cache import Failure, Invalidation, Snapshot, TokenCache, WorkerGone
+from identity_client._tokens.sources import Step
+from identity_client._tokens.worker import Worker
+from identity_client.events import EventEmitter
 
 CONFIG = IdentityBootstrapConfig(
     service_name="orders",
@@ -56,6 +57,8 @@ class Source:
 
     def __init__(self, clock: SchedulersClock, *failures: BaseException) -> None:
         self.requests = 0
+        self.step = Step.TOKEN
+        self.has_known_credentials = True
         self.credentials: ServiceCredentials | None = CONFIG.preconfigured_credentials
         self._clock = clock
         self._failures = list(failures)
@@ -78,10 +81,16 @@ class Source:
             requested_at_wall=requested_at_wall,
         )
 
-    def share(self) -> None:
+    def sync_to_store(self) -> None:
         pass
 
-    def reregister(self) -> None:
+    def register_again(self) -> None:
+        pass
+
+    def next_registration_in(self) -> float | None:
+        return None
+
+    def at_fork_reinit(self) -> None:
         pass
 
     def close(self) -> None:
@@ -98,7 +107,7 @@ class World:
         World.current_cache = None  # what is made here is nobody else's yet
         self.cache = World.current_cache = cache_class(self.clock)
         self.source = Source(self.clock, *failures)
-        self.worker = Worker(CONFIG, self.clock, self.cache, self.source, Reporter("orders"))
+        self.worker = Worker(CONFIG, self.clock, self.cache, self.source, EventEmitter("orders"))
         self.got: list[str | Failure | None] = []
 
     def call(self) -> str | Failure | None:
@@ -107,8 +116,15 @@ class World:
         if self.clock.monotonic() < snapshot.serve_until:
             outcome: str | Failure | None = snapshot.value
         else:
-            self.worker.ensure_running()
-            outcome = self.cache.get(self.clock.monotonic() + TIMEOUT)
+            deadline = self.clock.monotonic() + TIMEOUT
+            while True:
+                exits = self.cache.worker_exits
+                self.worker.ensure_running()
+                try:
+                    outcome = self.cache.get(deadline, worker_exits=exits)
+                except WorkerGone:
+                    continue
+                break
         assert self.clock.monotonic() < TIMEOUT, "a waiter was not woken"
         self.got.append(outcome)
         return outcome
@@ -126,7 +142,7 @@ class World:
         )
 
     def end(self) -> None:
-        assert self.worker.retire(5), "the worker did not end"
+        assert self.worker.stop(5), "the worker did not end"
 
 
 def together(count: int, call: Callable[[], object], last: Callable[[], object]) -> None:
@@ -194,7 +210,7 @@ def what_was_rejected_does_not_come_back(cache_class: type[TokenCache], callers:
 
         def reject() -> None:
             asked_before = world.source.requests
-            if world.cache.invalidate("old"):
+            if world.cache.invalidate("old")[0] is Invalidation.REPLACING:
                 token = world.call()
                 assert isinstance(token, str)
                 assert int(token.split()[1]) > asked_before, "asked for before the invalidation"
@@ -230,8 +246,8 @@ def callers_without_a_worker_do_one_step(cache_class: type[TokenCache], callers:
         world = World(cache_class)
 
         def call() -> None:
-            world.worker.step(math.inf)
-            world.got.append(world.cache.get(world.clock.monotonic() + TIMEOUT, attended=False))
+            world.worker.refresh_inline(math.inf)
+            world.got.append(world.cache.get(world.clock.monotonic() + TIMEOUT, has_worker=False))
             assert world.clock.monotonic() < TIMEOUT, "a waiter was not woken"
 
         together(callers, call, call)
@@ -241,7 +257,63 @@ def callers_without_a_worker_do_one_step(cache_class: type[TokenCache], callers:
     return model
 
 
+def a_rejected_token_comes_back_when_no_other_can_be_had(
+    cache_class: type[TokenCache], callers: int = 3
+) -> Model:
+    def model() -> None:
+        world = World(cache_class, TokenEndpointError("refused", status_code=500))
+        world.put(age=100)
+
+        def reject() -> None:
+            world.cache.invalidate("old")
+            world.call()
+
+        together(callers, reject, reject)
+        world.end()
+        assert world.got == ["old"] * callers
+        assert world.source.requests == 1
+
+    return model
+
+
+def rejections_that_follow_each_other_cause_one_refresh(
+    cache_class: type[TokenCache], callers: int = 3
+) -> Model:
+    def model() -> None:
+        world = World(cache_class)
+        world.put(age=100)
+
+        def reject() -> None:
+            for _ in range(2):
+                token = world.call()
+                assert isinstance(token, str)
+                world.cache.invalidate(token)
+            world.call()
+
+        together(callers, reject, reject)
+        world.end()
+        assert world.source.requests == 1
+
+    return model
+
+
+def a_worker_that_ends_leaves_no_waiter_behind(
+    cache_class: type[TokenCache], callers: int = 3
+) -> Model:
+    def model() -> None:
+        world = World(cache_class)
+
+        together(callers, world.call, world.worker.stop)
+        world.end()
+        assert all(isinstance(outcome, str) for outcome in world.got), world.got
+
+    return model
+
+
 MODELS: list[Any] = [
+    a_rejected_token_comes_back_when_no_other_can_be_had,
+    rejections_that_follow_each_other_cause_one_refresh,
+    a_worker_that_ends_leaves_no_waiter_behind,
     callers_share_one_request,
     callers_share_one_failure,
     nobody_gets_an_expired_token,

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from identity_client import token_cache
-from identity_client.token_cache import TokenCache
+from identity_client._tokens import cache as token_cache
+from identity_client._tokens.cache import TokenCache
 
 
 class Defect(NamedTuple):
@@ -22,29 +22,46 @@ class Defect(NamedTuple):
 DEFECTS = [
     Defect(
         "the lock is dropped where an attempt begins",
-        'due and none is under way."""\n        with self._work:',
+        'due and none is under way."""\n        with self._lock:',
         'due and none is under way."""\n        if True:',
     ),
     Defect(
-        "those who wait are not notified of a token",
-        "            self._usable_token(self._clock.monotonic())\n"
+        "waiters are not notified of a token",
+        "            self._renew_fast_path(self._clock.monotonic())\n"
         "            self._outcome.notify_all()",
-        "            self._usable_token(self._clock.monotonic())",
+        "            self._renew_fast_path(self._clock.monotonic())",
     ),
     Defect(
-        "those who wait are not notified of a failure",
-        "                self.failure = failure\n            self._outcome.notify_all()",
-        "                self.failure = failure",
+        "waiters are not notified of a failure",
+        "                self.snapshot, self._rejected = self._rejected, NO_TOKEN\n"
+        "            self._outcome.notify_all()",
+        "                self.snapshot, self._rejected = self._rejected, NO_TOKEN",
     ),
     Defect(
         "expiry is checked after the throttle",
-        "        if age >= snapshot.usable_for:",
-        "        if age >= snapshot.usable_for and self._failure_in_force(now) is None:",
+        "        if snapshot.usable_seconds(self._clock) <= 0:\n            return None",
+        "        if snapshot.usable_seconds(self._clock) <= 0"
+        " and self._active_failure(now) is None:\n            return None",
     ),
     Defect(
         "the generation is not checked",
-        "            if flight.generation != self._generation:",
-        "            if flight.generation > self._generation:",
+        "            if attempt.generation != self._generation:",
+        "            if attempt.generation > self._generation:",
+    ),
+    Defect(
+        "rejections have no brake",
+        "            if not was_accepted and now < self._next_rejection_at:",
+        "            if now < -1:",
+    ),
+    Defect(
+        "a rejected token does not come back",
+        "                self.snapshot, self._rejected = self._rejected, NO_TOKEN\n",
+        "                self._rejected = NO_TOKEN\n",
+    ),
+    Defect(
+        "waiters are left behind by a worker that ends",
+        "            self.worker_exits += 1\n",
+        "            pass\n",
     ),
 ]
 
@@ -64,5 +81,6 @@ def sow(defect: Defect, folder: Path) -> tuple[type[TokenCache], str]:
     spec.loader.exec_module(module)
     mutant: type[TokenCache] = module.TokenCache
     # The worker and the checks know the classes of the original.
-    module.Failure = token_cache.Failure  # type: ignore[attr-defined]  # as above
+    for name in ("Failure", "Invalidation", "WorkerGone"):
+        setattr(module, name, getattr(token_cache, name))
     return mutant, str(file)

@@ -9,10 +9,11 @@ import interleave_test as it
 import pytest
 from interleavings.models import MODELS, Exhaustive, World
 from interleavings.mutants import DEFECTS, Defect, sow
-from test_cache_model import explore_cache
+from support.cache_model import explore_cache
 
-from identity_client import token_cache, worker
-from identity_client.token_cache import TokenCache
+from identity_client._tokens import cache as token_cache
+from identity_client._tokens import worker
+from identity_client._tokens.cache import TokenCache
 
 CACHE = token_cache.__file__
 WORKER = worker.__file__
@@ -64,10 +65,13 @@ def test_all_schedules_hold_the_invariants(
 
 CAUGHT_BY = {
     "the lock is dropped where an attempt begins": "callers_without_a_worker_do_one_step",
-    "those who wait are not notified of a token": "callers_share_one_request",
-    "those who wait are not notified of a failure": "callers_share_one_failure",
+    "waiters are not notified of a token": "callers_share_one_request",
+    "waiters are not notified of a failure": "callers_share_one_failure",
     "expiry is checked after the throttle": "nobody_gets_an_expired_token",
     "the generation is not checked": "what_was_rejected_does_not_come_back",
+    "rejections have no brake": "rejections_that_follow_each_other_cause_one_refresh",
+    "a rejected token does not come back": "a_rejected_token_comes_back_when_no_other_can_be_had",
+    "waiters are left behind by a worker that ends": "a_worker_that_ends_leaves_no_waiter_behind",
 }
 
 

@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from conftest import INTERNAL_TOKEN
 from support.keycloak import Admin, Keycloak, Realm
+from support.services import INTERNAL_TOKEN
 from support.stages import EmbeddedStage, KeycloakStage, Stage
 
 from identity_client.server import AppServer, create_app

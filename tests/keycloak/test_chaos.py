@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import INTERNAL_TOKEN, MakeService
 from support.keycloak import Realm
 from support.load import Load
+from support.services import INTERNAL_TOKEN, MakeService
 from support.toxiproxy import FAULTS, Proxy, Toxiproxy
 from support.watched import Watched
 

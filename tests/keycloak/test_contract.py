@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import INTERNAL_TOKEN
+from support.services import INTERNAL_TOKEN
 from support.stages import EmbeddedStage, Stage
 
 CONTRACT = Path(__file__).parents[2] / "docs" / "identity-api.openapi.yaml"

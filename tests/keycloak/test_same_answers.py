@@ -11,7 +11,7 @@ from urllib.parse import quote_plus
 
 import pytest
 import requests
-from conftest import INTERNAL_TOKEN
+from support.services import INTERNAL_TOKEN
 from support.stages import Stage
 
 GRANT = {"grant_type": "client_credentials"}

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import INTERNAL_TOKEN, MakeService
 from support.keycloak import ADMIN_SECRET, Realm
+from support.services import INTERNAL_TOKEN, MakeService
 
 COMMAND = [
     *(sys.executable, "-m", "identity_client.cli", "serve", "--port", "0"),
@@ -100,6 +100,6 @@ def test_the_demo_shows_the_same_on_keycloak(realm: Realm, tmp_path: Path) -> No
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    assert "all as told" in done.stdout
+    assert "all checks passed" in done.stdout
     clients = realm.admin.call("GET", f"/{realm.name}/clients").json()
     assert [c["clientId"] for c in clients if c["clientId"].startswith("order-service")] == []

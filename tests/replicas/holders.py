@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import redis
 from attrs import evolve
-from support.stores import credentials, store_at
+from support.credentials import credentials, store_at
 
 from identity_client import CredentialStoreError
 from identity_client.stores import redis as redis_store

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fleet import FleetContract, MakeReplicas, figures
+from contracts.fleet import FleetContract, MakeReplicas, figures
 
 from identity_client.server import IdentityServer
 

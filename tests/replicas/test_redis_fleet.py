@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support.fleet import FleetContract, MakeReplicas, figures, tokens_of
+from contracts.fleet import FleetContract, MakeReplicas, figures, tokens_of
 from support.redis_server import RedisServer
 
 from identity_client.server import IdentityServer

@@ -24,8 +24,8 @@ from replicas.holders import (
     end_lease,
     take_turn,
 )
+from support.credentials import store_at
 from support.redis_server import RedisServer
-from support.stores import store_at
 
 HOLDERS = ("A", "B")
 

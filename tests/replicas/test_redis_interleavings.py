@@ -31,8 +31,8 @@ from replicas.holders import (
     TURNS,
     TWO_COMMANDS,
 )
+from support.credentials import store_at
 from support.redis_server import RedisServer
-from support.stores import store_at
 
 from identity_client.stores import redis as redis_store
 

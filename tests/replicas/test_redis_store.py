@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from contracts.stores import StoreContract
 from cryptography.fernet import Fernet
 from replicas.holders import KEY, LOCK
+from support.credentials import credentials, save, store_at
 from support.redis_server import PASSWORD, RedisServer
-from support.stores import StoreContract, credentials, save, store_at
 
 from identity_client import ConfigurationError, CredentialStoreError, StoredCredentials
 
@@ -41,7 +42,8 @@ def test_the_keys_are_those_that_operators_look_for(url: str, redis_server: Redi
     with store.lock(1):
         store.save(StoredCredentials())
         assert set(redis_server.client.scan_iter()) == {KEY.encode(), LOCK.encode()}
-        assert 0 < redis_server.client.pttl(LOCK) <= 7000
+        # It outlasts two registrations, a token request, and a save that is tried twice.
+        assert 3 * 2000 + 8000 < redis_server.client.pttl(LOCK) <= 3 * 2000 + 10_000
     assert set(redis_server.client.scan_iter()) == {KEY.encode()}
 
 
@@ -60,10 +62,10 @@ def test_a_holder_whose_lease_has_ended_saves_nothing(url: str, redis_server: Re
     with store.lock(1):
         seen = store.load()
         redis_server.client.delete(LOCK)
-        with pytest.raises(CredentialStoreError, match="was not written"):
+        with pytest.raises(CredentialStoreError, match="modified concurrently"):
             store.save(evolve(seen, credentials=credentials("of nobody")))
         with other.lock(1):
-            with pytest.raises(CredentialStoreError, match="was not written"):
+            with pytest.raises(CredentialStoreError, match="modified concurrently"):
                 store.save(evolve(seen, credentials=credentials("of the former holder")))
             saved = other.save(evolve(other.load(), credentials=credentials("of the holder")))
     assert store.load() == saved
@@ -86,7 +88,7 @@ def test_each_save_renews_the_lease(url: str, redis_server: RedisServer) -> None
     with store.lock(1):
         redis_server.client.pexpire(LOCK, 500)
         saved = store.save(store.load())
-        assert redis_server.client.pttl(LOCK) > 14_000
+        assert redis_server.client.pttl(LOCK) > 30_000
         store.save(saved)
 
 
@@ -100,13 +102,13 @@ def test_with_a_key_nothing_is_readable(url: str, redis_server: RedisServer) -> 
         save(store_at(url))
 
 
-def test_a_damaged_document_counts_as_none_and_is_replaced(
+def test_a_truncated_document_counts_as_none_and_is_replaced(
     url: str, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(store_at(url))
     redis_server.client.hset(KEY, "document", b'{"service"')
     assert store_at(url).load() == StoredCredentials(version=1)
-    assert "is damaged and counts as nothing: it is not JSON" in caplog.text
+    assert "ignoring corrupt data in the store at redis://" in caplog.text
     assert save(store_at(url)).version == 2
 
 
@@ -204,6 +206,16 @@ def test_a_server_that_says_nothing_is_a_clear_error_in_time(own_redis: RedisSer
     with pytest.raises(CredentialStoreError, match="TimeoutError"):
         store.load()
     assert time.monotonic() - began < 1.5
+
+
+def test_a_command_waits_for_a_silent_server_a_few_seconds_only(own_redis: RedisServer) -> None:
+    store = store_at(own_redis.url, timeout=10.0)
+    save(store)
+    own_redis.freeze()
+    began = time.monotonic()
+    with pytest.raises(CredentialStoreError, match="TimeoutError"):
+        store.load()
+    assert time.monotonic() - began < 8  # at most two tries of two seconds
 
 
 def test_a_wrong_password_is_a_clear_error_without_it(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qsl
 
 
@@ -46,7 +46,7 @@ class CannedServer:
     def __init__(self, *answers: Canned, certificate: str | None = None) -> None:
         self.asked: list[Asked] = []
         self.answers = deque(answers)
-        self.before_answer: Callable[[Asked], None] = lambda asked: None
+        self.before_answer: Callable[[Asked], object] = lambda asked: None
         outer = self
         lock = threading.Lock()
 
@@ -93,7 +93,7 @@ class CannedServer:
             target=self._server.serve_forever, args=(0.02,), daemon=True
         )
 
-    def __enter__(self) -> CannedServer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Self
 
 Behaviour = Callable[[socket.socket, threading.Event], None]
 
@@ -51,10 +53,13 @@ def trickles_fast(connection: socket.socket, stopped: threading.Event) -> None:
         connection.sendall(b" ")
 
 
+def reset_on_close(connection: socket.socket) -> None:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
 def resets_in_the_middle(connection: socket.socket, stopped: threading.Event) -> None:
     connection.sendall(_HEAD + b"Content-Length: 100\r\n\r\n{")
-    # SO_LINGER with 0 s: close() sends a reset.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    reset_on_close(connection)
 
 
 def breaks_off(connection: socket.socket, stopped: threading.Event) -> None:
@@ -73,8 +78,17 @@ def sends_bad_gzip(connection: socket.socket, stopped: threading.Event) -> None:
     connection.sendall(_HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd")
 
 
+def _is_whole(request: bytes) -> bool:
+    head, end, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+    return bool(end) and len(body) >= int(length[1] if length else 0)
+
+
 class HostileServer:
-    """Lets `behaviour` deal with each connection, after the request's headers have come."""
+    """Lets `behaviour` deal with each connection, after the request has come.
+
+    After all of it: closing a connection with something unread resets it.
+    """
 
     def __init__(self, behaviour: Behaviour) -> None:
         self._behaviour = behaviour
@@ -99,14 +113,14 @@ class HostileServer:
         with connection, suppress(OSError):
             connection.settimeout(30)
             received = b""
-            while b"\r\n\r\n" not in received and not self._stopped.is_set():
+            while not _is_whole(received) and not self._stopped.is_set():
                 chunk = connection.recv(65536)
                 if not chunk:
                     return
                 received += chunk
             self._behaviour(connection, self._stopped)
 
-    def __enter__(self) -> HostileServer:
+    def __enter__(self) -> Self:
         self._threads[0].start()
         return self
 

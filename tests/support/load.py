@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Self
 
 from attrs import define, field
 
@@ -80,7 +81,7 @@ class Load:
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._call_on) for _ in range(threads)]
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self

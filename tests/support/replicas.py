@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, Self
 
 from identity_client import IdentityBootstrapConfig, IdentityBootstrapService, IdentityError
 
@@ -54,7 +54,7 @@ class Replicas:
         self.send(what, **arguments)
         return self.collect()
 
-    def __enter__(self) -> Replicas:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,7 +111,7 @@ def _replica(settings: Any, commands: socket.socket) -> None:
             if command["do"] == "token":
                 reply = _call(service, command["timeout"])
             elif command["do"] == "refresh":
-                service.invalidate_token(service.get_access_token())
+                service.invalidate_token(service.get_access_token(), was_accepted=True)
                 reply = _call(service, command["timeout"])
             else:
                 reply = _serve(service, command["seconds"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 
 import requests
 from joserfc import jwt
@@ -65,7 +66,7 @@ class ProtectedResource:
             return repr(error)
         return None if scheme == "Bearer" else f"the scheme is {scheme!r}"
 
-    def __enter__(self) -> ProtectedResource:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

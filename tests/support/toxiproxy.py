@@ -6,7 +6,7 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import requests
@@ -85,7 +85,7 @@ class Toxiproxy:
         """Make a way to a server."""
         return Proxy(self._api, name, target)
 
-    def __enter__(self) -> Toxiproxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -35,7 +35,7 @@ config = IdentityBootstrapConfig.from_env({}, service_name="orders")
 
 
 def listener(event: ServiceEvent) -> None:
-    print(event.kind.value, event.message, event.next_attempt)
+    print(event.kind.value, event.message, event.next_attempt_in)
 
 
 with IdentityBootstrapService(config) as service:
@@ -50,7 +50,7 @@ with IdentityBootstrapService(config) as service:
     try:
         service.start()
     except NotReadyError as error:
-        seconds: float | None = error.next_attempt
+        seconds: float | None = error.next_attempt_in
 
 with IdentityApiClient("http://identity-api:3053", "token", timeout=5) as client:
     credentials: ServiceCredentials = client.register_service(name="a", display_name="A")

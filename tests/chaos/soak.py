@@ -1,6 +1,6 @@
 """A soak: processes full of threads that ask for tokens while the way to the server suffers.
 
-``python soak.py`` takes half an hour, ``python soak.py --short`` two minutes. Prints the figures,
+``python -m chaos.soak`` takes half an hour, with ``--short`` two minutes. Prints the figures,
 and exits with 1 when a usable token was kept back, an expired one served, or something leaked.
 """
 

@@ -12,7 +12,6 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from support.clock import FakeClock
 
 from identity_client import (
     AccessToken,
@@ -20,13 +19,35 @@ from identity_client import (
     IdentityError,
     TokenEndpointError,
 )
-from identity_client.token_cache import LEASE, Failure, Flight, Snapshot, TokenCache
+from identity_client._http.retry import Backoff
+from identity_client._tokens.cache import (
+    MIN_REFRESH_INTERVAL,
+    RECHECK_INTERVAL,
+    Failure,
+    Invalidation,
+    RefreshAttempt,
+    Snapshot,
+    TokenCache,
+)
+from support.clock import FakeClock
 
 LIFETIMES = st.sampled_from([1.0, 10.0, 60.0, 300.0, 86400.0])
 STEPS = st.one_of(
     st.sampled_from([0.0, 0.05, 1.0, 8.55, 9.0, 15.0, 270.0, 290.0, 300.0]),
     st.floats(0.0, 400.0, allow_nan=False),
 )
+
+
+class FixedPauses(Backoff):
+    """Pauses that the model can foresee."""
+
+    PAUSE = 7.0
+
+    def __init__(self) -> None:
+        super().__init__(self.PAUSE, self.PAUSE)
+
+    def next(self) -> float:
+        return self.PAUSE
 
 
 class Issued:
@@ -48,14 +69,17 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize()
     def begin_world(self) -> None:
         self.clock = FakeClock()
-        self.cache = self.cache_class(self.clock)
+        self.cache = self.cache_class(self.clock, FixedPauses)
         self.tokens: dict[str, Issued] = {}
         self.current: Issued | None = None
         self.era = 0  # ends with each invalidation or forced refresh
-        self.flight: Flight | None = None
+        self.attempt: RefreshAttempt | None = None
         self.asked: tuple[float, float, int] = (0.0, 0.0, 0)
         self.retry_at: float | None = None
         self.forced = False
+        self.began_at = (-1e9, -1e9)
+        self.rejected: Issued | None = None
+        self.next_rejection_at = -1e9
         self.closed: IdentityError | None = None
         self.slept_at = -1e9
 
@@ -74,7 +98,13 @@ class CacheMachine(RuleBasedStateMachine):
         if self.retry_at is not None:
             return self.clock.monotonic() >= self.retry_at
         issued = self.current
-        return self.forced or issued is None or self.age(issued) >= issued.due_at_age
+        if issued is None:
+            return True
+        began, began_wall = self.began_at
+        since = max(self.clock.monotonic() - began, self.clock.time() - began_wall)
+        if since < MIN_REFRESH_INTERVAL:
+            return False
+        return self.forced or self.age(issued) >= issued.due_at_age
 
     # --- what can happen ---
 
@@ -108,22 +138,23 @@ class CacheMachine(RuleBasedStateMachine):
             assert self.current is not None
             assert snapshot.value == self.current.value
             # Both clocks are looked at once per lease; by the monotonic one it is never expired.
-            assert self.usable() or self.clock.monotonic() - self.slept_at <= LEASE
+            assert self.usable() or self.clock.monotonic() - self.slept_at <= RECHECK_INTERVAL
             assert self.clock.monotonic() - self.current.at < self.current.lifetime
 
     @rule()
     def the_worker_begins(self) -> None:
-        flight = self.cache.begin()
-        assert (flight is not None) is (self.flight is None and self.due())
-        if flight is not None:
-            self.flight = flight
+        attempt = self.cache.begin_refresh()
+        assert (attempt is not None) is (self.attempt is None and self.due())
+        if attempt is not None:
+            self.attempt = attempt
             self.forced = False
+            self.began_at = (self.clock.monotonic(), self.clock.time())
             self.asked = (self.clock.monotonic(), self.clock.time(), self.era)
 
-    @precondition(lambda self: self.flight)
+    @precondition(lambda self: self.attempt)
     @rule(lifetime=LIFETIMES)
     def a_token_comes(self, lifetime: float) -> None:
-        assert self.flight is not None
+        assert self.attempt is not None
         at, at_wall, era = self.asked
         issued = Issued(f"token {len(self.tokens)}", at, at_wall, lifetime, era)
         self.tokens[issued.value] = issued
@@ -133,43 +164,61 @@ class CacheMachine(RuleBasedStateMachine):
         snapshot = Snapshot.of(token, 0.9)
         assert 0.9 * issued.due_at_age <= snapshot.fresh_for <= issued.due_at_age
         issued.due_at_age = snapshot.fresh_for
-        published = self.cache.publish(self.flight, snapshot)
+        published = self.cache.publish(self.attempt, snapshot)
         assert published is (era == self.era)
-        self.flight = None
+        self.attempt = None
         if published:
-            self.current, self.retry_at = issued, None
+            self.current, self.rejected, self.retry_at = issued, None, None
 
-    @precondition(lambda self: self.flight)
+    @precondition(lambda self: self.attempt)
     @rule(pause=st.floats(0.01, 300.0), registering=st.booleans())
     def the_attempt_fails(self, pause: float, registering: bool) -> None:
-        assert self.flight is not None
+        assert self.attempt is not None
         error = IdentityApiConnectionError("x") if registering else TokenEndpointError("x")
-        self.cache.fail(self.flight, error, pause)
-        self.flight = None
+        self.cache.fail_refresh(self.attempt, error, pause, registering=registering)
+        self.attempt = None
         if not self.closed:
             self.retry_at = self.clock.monotonic() + pause
+            if self.current is None:  # what was taken out for a replacement comes back
+                self.current, self.rejected = self.rejected, None
 
     @precondition(lambda self: self.tokens)
-    @rule(data=st.data())
-    def a_token_is_rejected(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), was_accepted=st.booleans())
+    def a_token_is_rejected(self, data: st.DataObject, was_accepted: bool) -> None:
         value = data.draw(st.sampled_from(sorted(self.tokens)))
-        is_current = self.usable() and self.current is not None and self.current.value == value
-        assert self.cache.invalidate(value) is is_current
-        if is_current:
-            self.current = None
+        now = self.clock.monotonic()
+        outcome, _ = self.cache.invalidate(value, was_accepted=was_accepted)
+        if not (self.usable() and self.current is not None and self.current.value == value):
+            assert outcome is Invalidation.IGNORED
+        elif (self.retry_at is not None and now < self.retry_at) or (
+            not was_accepted and now < self.next_rejection_at
+        ):
+            assert outcome is Invalidation.SERVED_ON
+        else:
+            assert outcome is Invalidation.REPLACING
+            self.current, self.rejected = None, self.current
             self.era += 1
+            if not was_accepted:
+                self.next_rejection_at = now + FixedPauses.PAUSE
 
     @rule()
-    def a_refresh_is_forced(self) -> None:
-        self.cache.force()
+    def a_refresh_is_requested(self) -> None:
+        self.cache.request_refresh()
         self.era += 1
         self.forced = True
-        self.retry_at = None
+
+    @rule()
+    def it_begins_anew(self) -> None:
+        self.cache.reset_failure()
+        if not self.closed:
+            self.era += 1
+            self.retry_at = None
 
     @rule()
     def the_process_forks(self) -> None:
-        self.cache.reset_after_fork()
-        self.flight = None
+        self.cache.at_fork_reinit()
+        self.attempt = None
+        self.began_at = (-1e9, -1e9)
 
     @precondition(lambda self: not self.closed)
     @rule(chance=st.integers(0, 30))
@@ -177,14 +226,14 @@ class CacheMachine(RuleBasedStateMachine):
         if chance == 0:
             self.closed = IdentityError("closed")
             self.cache.close(self.closed)
-            self.current = None
+            self.current = self.rejected = None
             self.era += 1
 
     # --- what is always true ---
 
     @invariant()
     def one_attempt_at_a_time(self) -> None:
-        assert self.cache.in_flight is (self.flight is not None)
+        assert self.cache.in_flight is (self.attempt is not None)
 
     @invariant()
     def what_is_served_was_asked_for_in_this_era(self) -> None:
@@ -209,7 +258,3 @@ def explore_cache(cache_class: type[TokenCache] = TokenCache, examples: int = 20
             report_multiple_bugs=False,
         ),
     )
-
-
-def test_the_cache_does_what_its_model_does() -> None:
-    explore_cache()

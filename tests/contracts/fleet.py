@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import requests
-from conftest import INTERNAL_TOKEN
 from joserfc import jwt
 from joserfc.jwk import KeySet
+from support.replicas import Replicas, Reply
+from support.services import INTERNAL_TOKEN
 
 from identity_client import IdentityApiClient, RegisterServiceRequest, RegisterServiceResponse
 from identity_client.server import EmbeddedBackend, IdentityServer, Settings
 from identity_client.server.oauth import CERTS_PATH
-from support.replicas import Replicas, Reply
 
 MakeReplicas = Callable[..., Replicas]
 

@@ -1,0 +1,117 @@
+"""Coroutines that wait for a token: one request, no thread for each, and a loop that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+from support.canned import reply, token_reply
+from support.services import MakeService, Preconfigured
+
+from identity_client import NotReadyError, ServiceClosedError, TokenEndpointError
+from identity_client.server import IdentityServer
+
+LONG_PAUSES = {"base_retry_delay": 60.0, "max_retry_delay": 60.0}
+
+
+def test_many_coroutines_on_a_cold_cache_cause_one_request(
+    preconfigured: Preconfigured,
+) -> None:
+    service, endpoint = preconfigured()
+    endpoint.before_answer = lambda asked: time.sleep(0.5)
+    threads = threading.active_count()
+
+    async def main() -> Any:
+        tasks = []
+        for _ in range(2000):
+            tasks.append(asyncio.create_task(service.aget_access_token()))
+            if len(tasks) % 100 == 0:
+                await asyncio.sleep(0)
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(main()) == ["a-token"] * 2000
+    assert len(endpoint.asked) == 1
+    assert threading.active_count() <= threads + 2  # the worker, and the server's
+
+
+def test_a_fresh_token_is_returned_without_waiting(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    token = service.get_access_token()
+    assert asyncio.run(service.aget_access_token()) == token
+    assert asyncio.run(service.aget_access_token(5)) == token
+
+
+def test_a_failure_reaches_all_who_wait(preconfigured: Preconfigured) -> None:
+    service, endpoint = preconfigured(reply({"error": "x"}, 503), **LONG_PAUSES)
+
+    async def main() -> Any:
+        return await asyncio.gather(
+            *(service.aget_access_token() for _ in range(20)), return_exceptions=True
+        )
+
+    assert all(isinstance(error, TokenEndpointError) for error in asyncio.run(main()))
+    assert len(endpoint.asked) == 1
+
+
+def test_the_time_is_kept_and_a_cancelled_coroutine_disturbs_no_other(
+    preconfigured: Preconfigured,
+) -> None:
+    release = threading.Event()
+    service, endpoint = preconfigured()
+    endpoint.before_answer = lambda asked: release.wait(10)
+
+    async def main() -> Any:
+        patient = asyncio.create_task(service.aget_access_token(10))
+        cancelled = asyncio.create_task(service.aget_access_token(10))
+        with pytest.raises(NotReadyError, match="an attempt is under way"):
+            await service.aget_access_token(0.1)
+        cancelled.cancel()
+        release.set()
+        return await patient
+
+    assert asyncio.run(main()) == "a-token"
+
+
+def test_two_event_loops_one_after_the_other_and_one_that_is_gone(
+    preconfigured: Preconfigured,
+) -> None:
+    release = threading.Event()
+    service, endpoint = preconfigured()
+    endpoint.before_answer = lambda asked: release.wait(10)
+
+    async def give_up() -> None:
+        with pytest.raises(NotReadyError):
+            await service.aget_access_token(0.05)
+
+    asyncio.run(give_up())
+    release.set()
+    assert asyncio.run(service.aget_access_token(10)) == "a-token"
+
+
+def test_closing_releases_coroutines(preconfigured: Preconfigured) -> None:
+    release = threading.Event()
+    service, endpoint = preconfigured(token_reply())
+    endpoint.before_answer = lambda asked: release.wait(10)
+
+    async def main() -> None:
+        waiting = asyncio.create_task(service.aget_access_token(10))
+        await asyncio.sleep(0.05)
+        service.close()
+        with pytest.raises(ServiceClosedError):
+            await waiting
+
+    asyncio.run(main())
+    release.set()
+
+
+def test_without_a_worker_the_coroutine_does_the_step(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(api)
+    monkeypatch.setattr(service._worker, "ensure_running", lambda: False)
+    assert asyncio.run(service.aget_access_token(10))

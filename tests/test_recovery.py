@@ -1,0 +1,566 @@
+"""What works again by itself: credentials, listeners, workers, probes, and callers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+from support.canned import reply, token_reply
+from support.clock import FakeClock
+from support.hostile import closed_port
+from support.processes import run
+from support.recorder import Recorder
+from support.scripted import REJECTED, Scripted, existing, wait_for
+from support.services import MakeService, Preconfigured
+
+from identity_client import (
+    EventKind,
+    IdentityBootstrapService,
+    IdentityError,
+    NotReadyError,
+    RegistrationError,
+    ServiceEvent,
+    ServiceState,
+    StoredCredentials,
+    TokenEndpointError,
+)
+from identity_client.server import IdentityServer
+
+# --- credentials ---
+
+LONG_PAUSES: dict[str, Any] = {"base_retry_delay": 60.0, "max_retry_delay": 60.0}
+
+
+def test_a_client_that_was_disabled_for_a_moment_works_again_with_its_secret(
+    scripted: Scripted, make_service: MakeService
+) -> None:
+    service = make_service(scripted.url, allow_secret_regeneration=False)
+    token = service.get_access_token()
+    scripted.registrations = [existing(scripted.url)]
+    scripted.tokens = [REJECTED] * 4 + [token_reply("again")]
+    service.invalidate_token(token)
+    wait_for(service, lambda: service.status().tokens_issued == 2)
+    assert service.get_access_token() == "again"
+    assert "register and regenerate" not in scripted.asked
+    assert set(scripted.asked[2:]) <= {"token a-client-secret", "register"}
+
+
+def test_rejected_credentials_are_tried_again_while_identity_api_is_down(
+    scripted: Scripted, make_service: MakeService
+) -> None:
+    service = make_service(scripted.url)
+    token = service.get_access_token()
+    scripted.registrations = [reply({"message": "down"}, 503)]
+    scripted.tokens = [REJECTED] * 3 + [token_reply("again")]
+    service.invalidate_token(token)
+    wait_for(service, lambda: service.status().tokens_issued == 2)
+    assert service.get_access_token() == "again"
+
+
+def test_one_rejection_by_mistake_regenerates_nothing(
+    scripted: Scripted, make_service: MakeService
+) -> None:
+    service = make_service(scripted.url)
+    token = service.get_access_token()
+    scripted.registrations = [existing(scripted.url)]
+    scripted.tokens = [REJECTED, token_reply("second")]
+    service.invalidate_token(token)
+    assert service.get_access_token() == "second"
+    assert "register and regenerate" not in scripted.asked
+
+
+def test_a_forced_registration_that_fails_leaves_what_works_in_use(
+    scripted: Scripted, make_service: MakeService
+) -> None:
+    service = make_service(scripted.url, **LONG_PAUSES)
+    recorder = Recorder(service)
+    service.get_access_token()
+    scripted.registrations = [reply({"message": "down"}, 503)]
+    scripted.tokens = [token_reply("second")]
+    service.force_reregistration()
+    failed = recorder.wait_for(EventKind.REGISTRATION_FAILED)
+    assert "the current credentials stay in use" in failed.message
+    assert (failed.status_code, failed.error_class) == (503, "IdentityApiError")
+    assert service.get_access_token() == "second"
+    assert service.status().state is ServiceState.READY
+
+
+def test_a_forced_registration_that_fails_with_credentials_that_do_not_work_is_a_failure(
+    scripted: Scripted, make_service: MakeService
+) -> None:
+    service = make_service(scripted.url)
+    token = service.get_access_token()
+    scripted.registrations = [reply({"message": "down"}, 503)]
+    scripted.tokens = [REJECTED]
+    service.force_reregistration()
+    wait_for(service, lambda: service.status().state is ServiceState.DEGRADED)
+    assert service.get_access_token() == token
+    assert "returned HTTP 503" in (service.status().last_error or "")
+
+
+def test_forcing_registrations_in_a_loop_rotates_once_per_pause(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api, base_retry_delay=5.0, max_retry_delay=60.0)
+    service.get_access_token()
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        service.force_reregistration()
+    assert service.status().secrets_regenerated <= 1
+    assert api.backend.requests["token"] <= 15
+
+
+def test_forcing_a_registration_does_not_revive_a_service_that_has_failed(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    api.backend.change(api_outage=True)
+    service = make_service(api, max_registration_attempts=2)
+    assert service.wait_for_ready(5) is False
+    with pytest.raises(RegistrationError, match="call start"):
+        service.force_reregistration()
+    assert service.status().attempts == 2
+    api.backend.change(api_outage=False)
+    service.start()
+    assert service.wait_for_ready(5)
+
+
+def test_failures_of_the_token_endpoint_do_not_use_up_the_registration_attempts(
+    scripted: Scripted, make_service: MakeService
+) -> None:
+    scripted.tokens = [reply({"error": "x"}, 503)] * 5 + [token_reply("at-last")]
+    service = make_service(scripted.url, max_registration_attempts=2)
+    assert service.wait_for_token(10)
+    assert service.get_access_token() == "at-last"
+    assert scripted.asked.count("register") == 1
+
+
+@pytest.mark.parametrize("step", [-3600.0, -100000.0])
+def test_a_wall_clock_that_steps_back_does_not_block_a_regeneration(
+    scripted: Scripted, make_service: MakeService, step: float
+) -> None:
+    service = make_service(scripted.url)
+    stored = StoredCredentials(regenerations=1, no_regeneration_before=time.time() - step)
+    service._source._store._stored = stored  # type: ignore[attr-defined]  # another replica's clock
+    scripted.registrations = [existing(scripted.url), existing(scripted.url)]
+    service.start()
+    wait_for(service, lambda: service.status().attempts >= 1)
+    scripted.registrations = [existing(scripted.url, "new", regenerated=True)]
+    assert service.wait_for_ready(5)
+
+
+def test_start_within_a_pause_tries_at_once(preconfigured: Preconfigured) -> None:
+    service, _ = preconfigured(
+        reply({"error": "x"}, 503),
+        token_reply("first"),
+        base_retry_delay=60.0,
+        max_retry_delay=60.0,
+    )
+    with pytest.raises(TokenEndpointError):
+        service.get_access_token()
+    service.start()
+    assert service.get_access_token() == "first"
+
+
+def test_start_without_validation_returns_at_once(preconfigured: Preconfigured) -> None:
+    service, _ = preconfigured(reply({"error": "x"}, 503), token_reply("first"))
+    service.start(validate=False)
+    assert service.wait_for_ready(5)
+
+
+# --- listeners and log handlers ---
+
+
+def test_a_listener_may_ask_for_the_token_that_it_hears_of(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    heard: list[str] = []
+    done = threading.Event()
+
+    def listen(event: ServiceEvent) -> None:
+        if event.kind is EventKind.TOKEN_ISSUED:
+            heard.append(service.get_access_token())
+            assert service.wait_for_ready()
+            done.set()
+
+    service.on_event(listen)
+    token = service.get_access_token()
+    assert done.wait(5)
+    assert heard == [token]
+
+
+def test_a_listener_that_asks_while_there_is_no_token_is_refused_at_once(
+    make_service: MakeService,
+) -> None:
+    refused: list[str] = []
+    done = threading.Event()
+
+    def listen(event: ServiceEvent) -> None:
+        began = time.monotonic()
+        try:
+            service.get_access_token(30)
+        except NotReadyError as error:
+            refused.append(str(error))
+        assert service.wait_for_ready(30) is False
+        assert time.monotonic() - began < 5
+        done.set()
+
+    with closed_port() as port:
+        service = make_service(f"http://127.0.0.1:{port}", **LONG_PAUSES)
+        service.on_event(listen)
+        service.start()
+        assert done.wait(10)
+    assert "no access token for 'orders'" in refused[0]
+
+
+def test_a_slow_listener_delays_no_caller(api: IdentityServer, make_service: MakeService) -> None:
+    service = make_service(api)
+    release = threading.Event()
+    service.on_event(lambda event: release.wait(20))
+    began = time.monotonic()
+    try:
+        for _ in range(3):
+            service.invalidate_token(service.get_access_token(), was_accepted=True)
+        service.get_access_token()
+        assert time.monotonic() - began < 5
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize("error", [SystemExit, LookupError])
+def test_a_listener_that_exits_leaves_no_waiter_behind(
+    api: IdentityServer, make_service: MakeService, error: type[BaseException]
+) -> None:
+    service = make_service(api)
+
+    def leave(event: ServiceEvent) -> None:
+        raise error
+
+    service.on_event(leave)
+    assert service.wait_for_ready(10)
+    service.invalidate_token(service.get_access_token(), was_accepted=True)
+    assert service.get_access_token()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_is_ended_from_outside_is_replaced_for_its_waiters(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    service = make_service(api)
+    first = service.get_access_token()
+    source: Any = service._source
+    obtain = source.obtain
+    waiting = threading.Event()
+
+    def die(deadline: float) -> Any:
+        source.obtain = obtain
+        waiting.wait(5)
+        raise Killed
+
+    source.obtain = die
+    service.invalidate_token(first, was_accepted=True)
+    got: list[object] = []
+
+    def call() -> None:
+        try:
+            got.append(service.get_access_token(10))
+        except IdentityError as error:
+            got.append(error)
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    waiting.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(got) == 4
+    assert service.wait_for_token(10)
+
+
+# --- probes and outages ---
+
+
+def test_the_end_of_a_token_in_an_outage_is_logged_and_so_is_the_way_back(
+    preconfigured: Preconfigured, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock()
+    service, endpoint = preconfigured(token_reply("first"), reply({"error": "x"}, 503), clock=clock)
+    recorder = Recorder(service)
+    service.start()
+    with caplog.at_level(logging.INFO, "identity_client"):
+        for number in range(40):
+            clock.advance(10)
+            if number > 26:
+                recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED, number - 26)
+            if service.status().state is ServiceState.UNAVAILABLE:
+                break
+        assert service.is_ready() is False
+        endpoint.answers[0] = token_reply("second")
+        clock.advance(60)
+        assert service.get_access_token(10) == "second"
+        service.close()
+    changes = [record for record in caplog.records if "state" in record.message]
+    levels = {record.levelno for record in changes}
+    assert logging.ERROR in levels
+    assert any("available again after" in record.message for record in changes)
+    assert all(record.msg.startswith("%s: ") for record in caplog.records)
+    assert all(record.__dict__["identity_service"] == "orders" for record in caplog.records)
+
+
+def test_status_says_whether_the_service_was_started_and_starts_nothing(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    status = service.status()
+    assert (status.started, status.state) == (False, ServiceState.PENDING)
+    assert service._worker._thread is None
+    assert service.peek_token() is None
+    assert service.is_ready() is False
+    assert service.wait_for_token(5)
+    assert service.is_ready() is True
+    status = service.status()
+    assert status.started
+    assert status.last_success_at == pytest.approx(time.time(), abs=60)
+    assert status.to_dict()["state"] == "READY"
+    token = service.get_token()
+    assert token == service.peek_token()
+    assert token.expires_at == pytest.approx(time.time() + 300, abs=60)
+    service.close()
+    assert service.is_ready() is False
+    assert service.wait_for_token(5) is False
+
+
+@pytest.mark.parametrize(
+    ("before", "probe"),
+    [
+        ("service.start()", "is_ready()"),
+        ("service.start()", "status().token_expires_in"),
+        ("service.get_access_token()", "is_ready()"),
+        ("service.get_access_token()", "status().token_expires_in"),
+        ("pass", "is_ready()"),
+    ],
+)
+def test_a_forked_child_that_is_only_probed_becomes_ready(
+    api: IdentityServer, before: str, probe: str
+) -> None:
+    done = run(
+        f"""
+import os, sys, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
+service = IdentityBootstrapService(IdentityBootstrapConfig(
+    service_name="orders", identity_api_url=sys.argv[1],
+    identity_api_internal_token="internal-token-of-the-tests"))
+{before}
+if pid := os.fork():
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+else:
+    until = time.monotonic() + 20
+    while not service.{probe} and time.monotonic() < until:
+        time.sleep(0.01)
+    status = service.status()
+    os._exit(0 if service._worker._thread.is_alive() and status.token_expires_in else 1)
+""",
+        api.url,
+    )
+    assert (done.status, done.out.strip()) == (0, "0"), done.err
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_counters_begin_anew_in_a_forked_child(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    service.get_access_token()
+    pid = os.fork()
+    if not pid:
+        os._exit(service.status().tokens_issued)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_no_thread_is_started_while_the_interpreter_shuts_down(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(api)
+    monkeypatch.setattr(service._worker, "_is_finalizing", lambda: True)
+    with pytest.raises(NotReadyError, match="the interpreter is shutting down"):
+        service.get_access_token()
+    assert service._worker._thread is None
+
+
+def test_a_finalizer_may_ask_for_a_token_at_the_end_of_the_interpreter(api: IdentityServer) -> None:
+    done = run(
+        """
+import sys
+from identity_client import IdentityBootstrapConfig, IdentityBootstrapService, IdentityError
+service = IdentityBootstrapService(IdentityBootstrapConfig(
+    service_name="orders", identity_api_url=sys.argv[1],
+    identity_api_internal_token="internal-token-of-the-tests"))
+class Last:
+    def __init__(self, service, ours):
+        self.service, self.ours = service, ours
+    def __del__(self):
+        try:
+            self.service.get_access_token()
+        except self.ours:
+            pass
+last = Last(service, IdentityError)
+last.itself = last
+""",
+        api.url,
+        timeout=30,
+    )
+    assert (done.status, done.err) == (0, "")
+
+
+def test_a_thread_that_may_not_be_a_daemon_is_done_without(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> threading.Thread:
+        raise RuntimeError("daemon threads are disabled in this interpreter")
+
+    service: IdentityBootstrapService = make_service(api)
+    monkeypatch.setattr(threading, "Thread", refuse)
+    assert service.get_access_token()
+    assert service.wait_for_ready(5)
+    monkeypatch.undo()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 14),
+    reason="python/cpython#148874: an exception after __enter__ skips __exit__, mended in 3.15",
+)
+def test_an_exception_of_a_signal_handler_leaves_no_lock_held(api: IdentityServer) -> None:
+    done = run(
+        """
+import signal, sys, time
+from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
+service = IdentityBootstrapService(IdentityBootstrapConfig(
+    service_name="orders", identity_api_url=sys.argv[1],
+    identity_api_internal_token="internal-token-of-the-tests"))
+service.get_access_token()
+class Limit(Exception):
+    pass
+def interrupt(*_):
+    raise Limit
+signal.signal(signal.SIGALRM, interrupt)
+interrupts = 0
+until = time.monotonic() + 3
+while time.monotonic() < until:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0002)
+        while True:
+            service._cache.snapshot = service._cache.snapshot.without_fast_path()
+            service.get_access_token()
+            service._cache.invalidate("another")
+    except Limit:
+        interrupts += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(interrupts > 50, service._cache._lock.acquire(timeout=0), len(service.get_access_token()) > 0)
+import threading
+got = []
+thread = threading.Thread(target=lambda: got.append(service._cache.get(0)))
+service._cache._lock.release()
+thread.start()
+thread.join(5)
+print(len(got))
+""",
+        api.url,
+        timeout=60,
+    )
+    assert (done.status, done.out.split()) == (0, ["True", "True", "True", "1"]), done.err
+
+
+def test_waiters_bring_another_worker_when_theirs_ends(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    api.backend.change(api_outage=True)
+    service = make_service(api, base_retry_delay=0.5, max_retry_delay=0.5)
+    got: list[object] = []
+    calls = [
+        lambda: got.append(service.get_access_token(30)),
+        lambda: got.append(service.wait_for_ready(30)),
+    ]
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    wait_for(service, lambda: service.status().attempts >= 1)
+    first = service._worker._thread
+    service._worker.stop()
+    api.backend.change(api_outage=False)
+    for thread in threads:
+        thread.join(30)
+    assert len(got) == 2
+    assert service._worker._thread is not first
+
+
+def test_a_listener_that_takes_the_token_away_and_asks_is_refused_at_once(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    refused: list[str] = []
+    done = threading.Event()
+
+    def listen(event: ServiceEvent) -> None:
+        if event.kind is EventKind.REGISTERED:
+            service.invalidate_token(service.get_access_token(), was_accepted=True)
+            try:
+                service.get_access_token(30)
+            except NotReadyError as error:
+                refused.append(str(error))
+            done.set()
+
+    service.on_event(listen)
+    service.start()
+    assert done.wait(10)
+    assert "cannot wait for one" in refused[0]
+    assert service.get_access_token(10)
+
+
+def test_a_source_that_is_closed_while_its_store_is_in_use_leaves_the_store_alone(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(api)
+    source: Any = service._source
+    closed: list[bool] = []
+    monkeypatch.setattr(source._store, "close", lambda: closed.append(True))
+    with source._store_lock:
+        source.close()
+    assert closed == []
+    source.close()
+    assert closed == [True]
+
+
+def test_get_token_asks_again_when_the_token_is_taken_away_in_between(
+    preconfigured: Preconfigured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, _ = preconfigured(token_reply("first"), token_reply("second"))
+    service.start()
+    ask = service.get_access_token
+
+    def ask_and_invalidate(timeout: float | None = None) -> str:
+        monkeypatch.undo()
+        token: str = ask(timeout)
+        service.invalidate_token(token)
+        return token
+
+    monkeypatch.setattr(service, "get_access_token", ask_and_invalidate)
+    assert service.get_token(10).value == "second"
+
+
+def test_a_static_source_has_nothing_to_reinitialise_in_a_child(
+    preconfigured: Preconfigured,
+) -> None:
+    service, _ = preconfigured()
+    token = service.get_access_token()
+    service._source.at_fork_reinit()
+    assert service.get_access_token() == token

@@ -1,0 +1,194 @@
+"""Tokens that resource servers reject: the brake, the way back, and what a server may cause."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+import requests
+from support.canned import Canned, reply, token_reply
+from support.clock import FakeClock
+from support.recorder import Recorder
+from support.services import Preconfigured, StartCanned
+
+from identity_client import EventKind, IdentityError, ServiceState
+
+UNAUTHORIZED = Canned(401, b"no")
+OK = Canned(200, b"done")
+LONG_PAUSES = {"base_retry_delay": 60.0, "max_retry_delay": 60.0}
+
+
+def test_a_server_that_always_rejects_causes_few_token_requests_and_one_warning(
+    preconfigured: Preconfigured, canned: StartCanned, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, endpoint = preconfigured(
+        *(token_reply(f"token {number}".replace(" ", "-")) for number in range(50)),
+        base_retry_delay=5.0,
+        max_retry_delay=300.0,
+    )
+    strict, lenient = canned(UNAUTHORIZED), canned(OK)
+    auth = service.auth()
+    until = time.monotonic() + 2
+    statuses: set[int] = set()
+
+    def call() -> None:
+        with requests.Session() as session:
+            while time.monotonic() < until:
+                assert session.get(strict.url, auth=auth, timeout=10).status_code == 401
+                statuses.add(session.get(lenient.url, auth=auth, timeout=10).status_code)
+
+    with caplog.at_level(logging.WARNING, "identity_client"):
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    service.close()
+    assert statuses == {200}
+    assert len(endpoint.asked) <= 2
+    (warning,) = [message for message in caplog.messages if "rejects each new" in message]
+    assert f"{strict.url.removeprefix('http://')} rejects each new access token" in warning
+
+
+def test_a_rejected_token_is_served_again_when_the_token_endpoint_fails(
+    preconfigured: Preconfigured,
+) -> None:
+    service, _ = preconfigured(token_reply("first"), reply({"error": "x"}, 503))
+    assert service.get_access_token() == "first"
+    service.invalidate_token("first")
+    assert service.get_access_token() == "first"
+    assert service.status().state is ServiceState.DEGRADED
+    service.invalidate_token("first")  # within the pause no other can be had
+    assert service.get_access_token() == "first"
+    assert service.status().tokens_invalidated == 1
+
+
+def test_a_token_that_a_server_accepted_before_is_replaced_without_a_pause(
+    preconfigured: Preconfigured, canned: StartCanned
+) -> None:
+    names = [f"token-{number}" for number in range(6)]
+    service, endpoint = preconfigured(*map(token_reply, names), **LONG_PAUSES)
+    resource = canned(*[OK, UNAUTHORIZED] * 4, OK)
+    auth = service.auth()
+    for _ in range(5):
+        assert requests.get(resource.url, auth=auth, timeout=10).ok
+    assert len(endpoint.asked) == 5
+
+
+def test_a_token_that_comes_back_unchanged_is_not_fetched_again_and_again(
+    preconfigured: Preconfigured,
+) -> None:
+    service, endpoint = preconfigured(token_reply("same"), **LONG_PAUSES)
+    for _ in range(50):
+        service.invalidate_token(service.get_access_token())
+    assert service.get_access_token() == "same"
+    assert len(endpoint.asked) == 2
+
+
+def test_after_a_quiet_time_a_rejection_counts_as_the_first_again(
+    preconfigured: Preconfigured,
+) -> None:
+    clock = FakeClock()
+    service, endpoint = preconfigured(
+        *(token_reply(f"token-{number}") for number in range(9)),
+        clock=clock,
+        base_retry_delay=300.0,
+        max_retry_delay=300.0,
+    )
+    service.invalidate_token(service.get_access_token())
+    current = service.get_access_token()
+    service.invalidate_token(current)
+    assert service.get_access_token() == current
+    clock.advance(2000)
+    service.get_access_token()
+    asked = len(endpoint.asked)
+    service.invalidate_token(service.get_access_token())
+    service.get_access_token()
+    assert len(endpoint.asked) == asked + 1
+
+
+@pytest.mark.parametrize("lifetime", [0.001, 0.01])
+def test_tokens_that_hardly_live_cause_ten_requests_a_second_at_most(
+    preconfigured: Preconfigured, lifetime: float
+) -> None:
+    service, endpoint = preconfigured(token_reply(expires_in=lifetime), token_timeout=0.2)
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        with suppress(IdentityError):  # expired on arrival, or not in time
+            service.get_access_token()
+    assert len(endpoint.asked) <= 13
+
+
+# --- where the token may go ---
+
+
+@pytest.mark.parametrize(
+    ("hosts", "sent"),
+    [
+        pytest.param(None, True, id="anywhere"),
+        pytest.param(["127.0.0.1"], True, id="this host"),
+        pytest.param(["127.0.0.1:{port}"], True, id="this host and port"),
+        pytest.param(["127.0.0.1:1"], False, id="another port"),
+        pytest.param(["orders.example"], False, id="another host"),
+        pytest.param(["*.0.0.1"], True, id="a label of any name"),
+        pytest.param(["*.1"], False, id="one label is not three"),
+        pytest.param([], False, id="nowhere"),
+    ],
+)
+def test_the_token_goes_to_the_listed_hosts_only(
+    preconfigured: Preconfigured, canned: StartCanned, hosts: list[str] | None, sent: bool
+) -> None:
+    service, _ = preconfigured()
+    resource = canned(OK)
+    port = resource.url.rpartition(":")[2]
+    given = None if hosts is None else [host.format(port=port) for host in hosts]
+    with service.session(hosts=given) as session:
+        assert session.get(resource.url, timeout=10).ok
+    assert ("Authorization" in resource.asked[0].headers) is sent
+
+
+@pytest.mark.parametrize("host", ["", "http://orders", "orders/path", "user@orders", "orders:x"])
+def test_what_is_not_a_host_is_refused(preconfigured: Preconfigured, host: str) -> None:
+    service, _ = preconfigured()
+    with pytest.raises(ValueError, match="is not a host"):
+        service.auth(hosts=[host])
+
+
+def test_one_string_is_not_a_list_of_hosts(preconfigured: Preconfigured) -> None:
+    service, _ = preconfigured()
+    with pytest.raises(ValueError, match="must be a list of host names"):
+        service.auth(hosts="orders")
+
+
+def test_a_prepared_request_may_be_sent_twice(
+    preconfigured: Preconfigured, canned: StartCanned
+) -> None:
+    service, _ = preconfigured()
+    resource = canned(OK)
+    auth = service.auth()
+    with requests.Session() as session:
+        request = session.prepare_request(requests.Request("GET", resource.url, auth=auth))
+        auth(request)
+        assert session.send(request, timeout=10).ok
+        assert session.send(request, timeout=10).ok
+    assert len(request.hooks["response"]) == 1
+
+
+def test_a_long_rejection_is_not_read_to_its_end(
+    preconfigured: Preconfigured, canned: StartCanned
+) -> None:
+    service, _ = preconfigured(token_reply("first"), token_reply("second"))
+    resource = canned(Canned(401, b"x" * 1_000_000), OK)
+    response = requests.get(resource.url, auth=service.auth(), stream=True, timeout=10)
+    assert response.text == "done"
+
+
+def test_the_events_of_a_rejection_are_delivered(preconfigured: Preconfigured) -> None:
+    service, _ = preconfigured(token_reply("first"), token_reply("second"))
+    recorder = Recorder(service)
+    service.invalidate_token(service.get_access_token(), "orders.example")
+    event = recorder.wait_for(EventKind.TOKEN_INVALIDATED)
+    assert "rejected by orders.example" in event.message
