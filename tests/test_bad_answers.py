@@ -24,8 +24,10 @@ from identity_client import (
     InvalidClientError,
     InvalidResponseError,
     NotReadyError,
+    StoredCredentials,
     TokenEndpointError,
 )
+from identity_client._http.codec import CodecError, from_wire
 
 JSON = (("Content-Type", "application/json"),)
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
@@ -352,3 +354,12 @@ def test_long_and_multi_line_messages_are_cut_and_flattened(
     assert "line break [31m" in message
     assert len(message) < 600
     assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("member", "says"),
+    [("regenerations", "must be a whole number"), ("noRegenerationBefore", "must be a number")],
+)
+def test_a_number_of_another_type_is_refused(member: str, says: str) -> None:
+    with pytest.raises(CodecError, match=f"'{member}' {says}"):
+        from_wire({"version": 1, member: "1"}, StoredCredentials)

@@ -106,3 +106,7 @@ def test_exported_classes_say_where_users_import_them_from() -> None:
     exported = [getattr(identity_client, name) for name in identity_client.__all__]
     classes = [value for value in exported if isinstance(value, type)]
     assert {cls.__module__ for cls in classes} == {"identity_client"}
+
+
+def test_the_package_lists_its_names_before_they_are_loaded() -> None:
+    assert set(identity_client.__all__) <= set(dir(identity_client))
