@@ -434,6 +434,29 @@ def test_a_thread_that_may_not_be_a_daemon_is_done_without(
     monkeypatch.undo()
 
 
+def test_an_exception_of_a_signal_handler_while_a_thread_starts_reaches_the_caller(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TimeLimitError(Exception):
+        pass
+
+    class Interrupted(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            try:
+                raise TimeLimitError
+            except TimeLimitError:
+                # As threading's condition does when it is interrupted, on some Pythons.
+                raise RuntimeError("cannot release un-acquired lock")  # noqa: B904
+
+    service = make_service(api)
+    monkeypatch.setattr(threading, "Thread", Interrupted)
+    with pytest.raises(TimeLimitError):
+        service.get_access_token()
+    monkeypatch.undo()
+    assert service.get_access_token()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 @pytest.mark.skipif(
     sys.version_info[:2] == (3, 14),

@@ -151,10 +151,16 @@ class Worker:
                 # starts another; the one with the older run id then ends by itself.
                 self._thread = thread
                 thread.start()
-            except RuntimeError:
+            except RuntimeError as error:
                 self._thread = None
-                return False
-            return True
+                interruption = error.__context__
+            else:
+                return True
+        # An exception of a signal handler that appears while `start` waits for the thread leaves
+        # threading's own lock released, and its complaint of that hides the exception.
+        if interruption is not None:
+            raise interruption
+        return False
 
     def is_shutting_down(self) -> bool:
         """Whether the interpreter is past the point where anything can be requested."""
