@@ -6,9 +6,9 @@ or a test collector does, costs neither requests nor cattrs.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ._public import load_lazily
 from ._version import __version__
 
 if TYPE_CHECKING:
@@ -130,12 +130,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    module = _MODULE_OF.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{module}", __name__), name)
-    globals()[name] = value
-    return value
+    return load_lazily(__name__, _MODULE_OF, name)
 
 
 def __dir__() -> list[str]:

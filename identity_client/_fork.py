@@ -68,6 +68,28 @@ class ForkGuard:
         self._pid = 0
 
 
+class ForkSafeLock:
+    """A lock that is free in a forked child, whichever thread of the parent held it.
+
+    It is reentrant: the collector may run a finalizer that closes a service in any thread, so also
+    in one that holds the lock.
+    """
+
+    def __init__(self) -> None:
+        self._reinit()
+        self._guard = ForkGuard(self._reinit)
+
+    def _reinit(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._guard.check()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 # By identity; a plain dictionary, because a weak set cannot be copied while a thread adds to it.
 _parts: dict[int, weakref.ref[Any]] = {}
 _exiting = False
@@ -77,6 +99,11 @@ def register(part: ProcessBound) -> None:
     """Tell ``part`` of forks and of the end of the process, as long as it exists."""
     key = id(part)
     _parts[key] = weakref.ref(part, lambda _: _parts.pop(key, None) and None)
+
+
+def in_child(call: Callable[[], None]) -> None:
+    """Call ``call`` in each forked child, where Python's hooks run."""
+    getattr(os, "register_at_fork", _no_hooks)(after_in_child=call)
 
 
 def is_exiting() -> bool:

@@ -14,7 +14,8 @@ from ._http.failures import HttpError
 from ._http.retry import parse_retry_after
 from ._http.transport import BearerAuth, HttpResponse, HttpTransport, shown_url
 from ._public import public
-from .config import IdentityApiClientOptions, url_problem
+from ._settings import url_problem
+from .config import IdentityApiClientOptions
 from .errors import (
     ConfigurationError,
     IdentityApiConnectionError,
@@ -70,8 +71,8 @@ class IdentityApiClient:
         ConfigurationError: an argument cannot be used.
 
     Every call raises `IdentityApiConnectionError` when identity-api cannot be reached,
-    `IdentityApiTimeout` when it does not answer in time, `InvalidResponseError` when the answer
-    is not what the contract says, and `IdentityApiError` when it refuses.
+    `IdentityApiTimeout` when it does not respond in time, `InvalidResponseError` when the response
+    is not what the contract says, and `IdentityApiError` when it returns an HTTP error.
     """
 
     @hide_frames
@@ -164,6 +165,10 @@ class IdentityApiClient:
             regenerate_secret: whether a service that exists gets a new secret; the old one stops
                 working at once, for every replica that uses it.
             timeout: seconds for this call, where they are fewer than the client's.
+
+        Raises:
+            InvalidResponseError: the token endpoint in the response is not a URL, or another
+                member is not what the contract says.
         """
         request = RegisterServiceRequest(
             name=name,
@@ -224,6 +229,7 @@ class IdentityApiClient:
 
         Raises:
             IdentityApiError: with ``status_code`` 404 when there is none of that name.
+            ConfigurationError: the name is empty, ``.`` or ``..``.
         """
         if not name or name in (".", ".."):
             raise ConfigurationError("name cannot be used: it must name an organization")
@@ -268,8 +274,8 @@ class IdentityApiClient:
         except HttpError as error:
             broken = IdentityApiTimeout if error.timed_out else IdentityApiConnectionError
             raise broken(
-                f"identity-api at {shown_url(self._base_url)} is unreachable: {error}; check that "
-                "it is running and that IDENTITY_API_URL is correct"
+                f"identity-api at {shown_url(self._base_url)} is unreachable: "
+                f"{error.explain('IDENTITY_API_URL')}"
             ) from None
         if not answer.ok:
             raise self._http_error_response(answer, path)

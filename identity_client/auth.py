@@ -10,7 +10,7 @@ from requests import cookies
 from requests.auth import AuthBase
 from requests.utils import rewind_body
 
-from ._http.hosts import HostAllowlist, host_of
+from ._http.hosts import TokenRecipients, host_of
 from ._public import public
 
 # The body of a 401 is read so that its connection can be used again; a longer one is not worth it.
@@ -54,11 +54,10 @@ class TokenAuth(AuthBase):
     ) -> None:
         self._get_token = get_token
         self._invalidate_token = invalidate_token
-        self._hosts = None if hosts is None else HostAllowlist(hosts)
-        self._accepted: dict[str, str] = {}  # the token that each host accepted last
+        self._recipients = TokenRecipients(hosts)
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._hosts is None or self._hosts.allows(request.url or ""):
+        if self._recipients.allows(request.url or ""):
             request.headers["Authorization"] = f"Bearer {self._get_token()}"
             hooks: list[Any] = request.hooks["response"]
             if self._handle_response not in hooks:  # a prepared request may be sent again
@@ -74,9 +73,10 @@ class TokenAuth(AuthBase):
         host = host_of(response.url)
         token = sent.removeprefix("Bearer ")
         if response.status_code != 401:
-            self._accepted[host] = token
+            self._recipients.note_response(host, token, response.status_code)
             return response
-        self._invalidate_token(token, host, was_accepted=self._accepted.get(host) == token)
+        accepted = self._recipients.has_accepted(host, token)
+        self._invalidate_token(token, host, was_accepted=accepted)
         new = self._get_token()
         if new == token or not _can_be_sent_again(response.request):
             return response
@@ -97,8 +97,7 @@ class TokenAuth(AuthBase):
         answer: requests.Response = response.connection.send(again, **kwargs)
         answer.history.append(response)
         answer.request = again
-        if answer.status_code != 401:
-            self._accepted[host] = token
+        self._recipients.note_response(host, token, answer.status_code)
         return answer
 
 

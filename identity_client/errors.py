@@ -110,12 +110,12 @@ class IdentityApiConnectionError(IdentityApiError):
 
 @public
 class IdentityApiTimeout(IdentityApiError, TimeoutError):
-    """identity-api did not answer in full within the time allowed."""
+    """identity-api did not send a complete response within the timeout."""
 
 
 @public
 class InvalidResponseError(IdentityApiError):
-    """identity-api answered with success, but with something that is not what the contract says."""
+    """identity-api returned success, but the response is not what the contract says."""
 
 
 @public
@@ -167,10 +167,10 @@ class RegistrationError(IdentityError):
 
 @public
 class NotReadyError(IdentityError, TimeoutError):
-    """No token can be had within the time given; the message says why and what happens next.
+    """No token is available within the timeout; the message says why and what happens next.
 
     Attributes:
-        state: the state of the service, as `ServiceStatus.state` has it.
+        state: the state of the service, as in the ``state`` of `ServiceStatus`.
         attempts: the registration attempts that failed in a row.
         last_error: the last failure as text, or None when nothing failed yet.
         next_attempt_in: seconds until the next attempt, or None while one is under way.
@@ -194,7 +194,7 @@ class NotReadyError(IdentityError, TimeoutError):
 
 @public
 class ServiceClosedError(IdentityError):
-    """The service was closed and gives no tokens any more."""
+    """The service was closed, and a call needs it; create a new one."""
 
 
 def copy_for_raise(error: _E) -> _E:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -48,14 +47,31 @@ class EventKind(str, Enum):
     """The kinds of a `ServiceEvent`."""
 
     REGISTERED = "registered"
+    """identity-api registered the service, or found it, and returned credentials."""
+
     SECRET_REGENERATED = "secret_regenerated"
+    """The registration replaced the client secret; the old one is rejected from now on."""
+
     CREDENTIALS_LOADED = "credentials_loaded"
+    """Credentials came from the credential store; nothing was registered."""
+
     REGISTRATION_FAILED = "registration_failed"
+    """A registration attempt failed; the next one follows after ``next_attempt_in``."""
+
     CREDENTIALS_REJECTED = "credentials_rejected"
+    """The token endpoint rejected the client or its secret."""
+
     TOKEN_ISSUED = "token_issued"
+    """The token endpoint issued an access token; it is served already."""
+
     TOKEN_REQUEST_FAILED = "token_request_failed"
+    """A token request failed; a usable token is served meanwhile."""
+
     TOKEN_INVALIDATED = "token_invalidated"
+    """A resource server rejected the current token, and another is fetched."""
+
     STATE_CHANGED = "state_changed"
+    """The `ServiceState` changed, from ``state_before`` to ``state``."""
 
 
 @public
@@ -105,6 +121,7 @@ class ServiceStatus(Record):
             obtained in this process, or None.
         next_attempt_in: time to the next attempt after a failure; None when none is planned.
         registrations: registrations that succeeded.
+        registrations_failed: attempts to register that failed.
         secrets_regenerated: registrations that replaced a secret.
         tokens_issued: token requests that succeeded.
         token_requests_failed: token requests that failed.
@@ -121,6 +138,7 @@ class ServiceStatus(Record):
     last_success_at: float | None
     next_attempt_in: float | None
     registrations: int
+    registrations_failed: int
     secrets_regenerated: int
     tokens_issued: int
     token_requests_failed: int
@@ -152,16 +170,14 @@ class EventEmitter:
         self.silenced = False
         self._service_name = service_name
         self._pending: deque[_Pending] = deque()
-        self._listeners: tuple[Callable[[ServiceEvent], object], ...] = ()
+        # Threads begin and end subscriptions at once, each by one operation on the dictionary.
+        self._listeners: dict[object, Callable[[ServiceEvent], object]] = {}
 
     def listen(self, callback: Callable[[ServiceEvent], object]) -> Callable[[], None]:
         """Call ``callback`` with every event from now on; return what ends that."""
-        self._listeners += (callback,)
-
-        def stop() -> None:
-            self._listeners = tuple(item for item in self._listeners if item is not callback)
-
-        return stop
+        key = object()
+        self._listeners[key] = callback
+        return lambda: self._listeners.pop(key, None) and None
 
     def emit(
         self,
@@ -235,10 +251,12 @@ class EventEmitter:
         self._pending = deque()
 
     def _call_listeners(self, event: ServiceEvent) -> None:
-        for callback in self._listeners:
+        for callback in self._listeners.copy().values():
             try:
                 callback(event)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # a listener is foreign code
+            except KeyboardInterrupt:  # of the thread that closes the service
+                raise
+            except BaseException as error:  # noqa: BLE001  # a listener is foreign code
                 self._log(
                     _Pending(
                         logging.ERROR,
@@ -253,7 +271,7 @@ class EventEmitter:
         if pending.event is not None:
             extra["identity_event"] = pending.event.kind.value
             extra.update(_fields_of(pending.event))
-        with suppress(Exception, SystemExit):  # a handler that fails must not end the worker
+        try:
             _log.log(
                 pending.level,
                 f"%s: {pending.template}",
@@ -261,6 +279,10 @@ class EventEmitter:
                 *pending.arguments,
                 extra=extra,
             )
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001, S110  # a handler that fails must not end the worker
+            pass
 
 
 def _fields_of(event: ServiceEvent) -> dict[str, object]:

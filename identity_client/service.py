@@ -14,6 +14,7 @@ import requests
 from . import _fork
 from ._http.retry import Backoff
 from ._public import public
+from ._status_file import StatusFile
 from ._tokens.cache import Failure, Invalidation, RefreshAttempt, TokenCache, WorkerGone
 from ._tokens.clock import Clock, SystemClock
 from ._tokens.registration import RegistrationSource
@@ -24,6 +25,8 @@ from .auth import TokenAuth
 from .config import IdentityBootstrapConfig
 from .errors import (
     ConfigurationError,
+    CredentialStoreError,
+    IdentityApiError,
     IdentityError,
     NotReadyError,
     RemoteError,
@@ -48,6 +51,8 @@ class IdentityBootstrapService:
         clock: where time is read; for tests.
     """
 
+    _worker_class: type[Worker] = Worker
+
     def __init__(self, config: IdentityBootstrapConfig, *, clock: Clock | None = None) -> None:
         clock = clock or SystemClock()
         self._config = config
@@ -57,8 +62,10 @@ class IdentityBootstrapService:
             clock, lambda: Backoff(config.base_retry_delay, config.max_retry_delay)
         )
         self._events = EventEmitter(config.service_name)
-        self._source = _make_source(config, clock, self._events)
-        self._worker = Worker(config, clock, self._cache, self._source, self._events)
+        if config.status_file is not None:
+            self._events.listen(StatusFile(config.status_file, self._current_status))
+        self._source = self._make_source(config, clock)
+        self._worker = self._worker_class(config, clock, self._cache, self._source, self._events)
         self._waiters = AsyncWaiters(self._cache)
         self._started = False
         _fork.warn_without_threads()
@@ -120,10 +127,27 @@ class IdentityBootstrapService:
 
         Args:
             timeout: seconds to wait at most, 0 or more; None for ``token_timeout``.
+
+        Raises:
+            IdentityError: as `get_access_token` does.
         """
         token = None
         while token is None:  # another thread may invalidate it in between
             self.get_access_token(timeout)
+            token = self._cache.snapshot.token
+        return token
+
+    async def aget_token(self, timeout: float | None = None) -> AccessToken:
+        """Return a valid access token with its ``expires_at`` to a coroutine.
+
+        As `aget_access_token` otherwise.
+
+        Args:
+            timeout: seconds to wait at most, 0 or more; None for ``token_timeout``.
+        """
+        token = None
+        while token is None:  # another thread may invalidate it in between
+            await self.aget_access_token(timeout)
             token = self._cache.snapshot.token
         return token
 
@@ -133,13 +157,16 @@ class IdentityBootstrapService:
         return snapshot.token if snapshot.usable_seconds(self._clock) else None
 
     async def aget_access_token(self, timeout: float | None = None) -> str:
-        """Return a valid access token to a coroutine, without blocking the event loop (asyncio).
+        """Return a valid access token to a task of asyncio or trio; never block its event loop.
 
         Waiting coroutines take no thread, however many there are. Otherwise the same as
         `get_access_token`.
 
         Args:
             timeout: seconds to wait at most, 0 or more; None for ``token_timeout``.
+
+        Raises:
+            IdentityError: as `get_access_token` does.
         """
         snapshot = self._cache.snapshot
         if timeout is None and self._monotonic() < snapshot.serve_until:
@@ -213,10 +240,11 @@ class IdentityBootstrapService:
             token: the token that was rejected.
             host: the resource server, for the log.
             was_accepted: whether that server accepted this very token before. Then the token was
-                revoked, and is replaced without a pause.
+                revoked, and is replaced without a pause, but for one server at most 20 times while
+                rejections follow each other within 10 minutes.
         """
         self._worker.check_fork()
-        outcome, pause = self._cache.invalidate(token, was_accepted=was_accepted)
+        outcome, pause = self._cache.invalidate(token, host, was_accepted=was_accepted)
         if outcome is Invalidation.REPLACING:
             self._events.emit(
                 EventKind.TOKEN_INVALIDATED,
@@ -282,6 +310,9 @@ class IdentityBootstrapService:
         """
         if self._started and not self._cache.is_closed:
             self._ensure_started()
+        return self._current_status()
+
+    def _current_status(self) -> ServiceStatus:
         failure = self._cache.failure
         remaining = 0.0 if failure is None else failure.retry_at - self._clock.monotonic()
         counts = self._events.counts
@@ -296,6 +327,7 @@ class IdentityBootstrapService:
             last_success_at=self._worker.last_success_at,
             next_attempt_in=remaining if remaining > 0 else None,
             registrations=counts[EventKind.REGISTERED],
+            registrations_failed=counts[EventKind.REGISTRATION_FAILED],
             secrets_regenerated=counts[EventKind.SECRET_REGENERATED],
             tokens_issued=counts[EventKind.TOKEN_ISSUED],
             token_requests_failed=counts[EventKind.TOKEN_REQUEST_FAILED],
@@ -332,7 +364,8 @@ class IdentityBootstrapService:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<IdentityBootstrapService {self._config.service_name} {self._worker.state.value}>"
+        name, state = self._config.service_name, self._worker.state.value
+        return f"<{type(self).__name__} {name} {state}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -378,6 +411,12 @@ class IdentityBootstrapService:
                 except WorkerGone:
                     continue
 
+    def _make_source(self, config: IdentityBootstrapConfig, clock: Clock) -> TokenSource:
+        credentials = config.preconfigured_credentials
+        if credentials is not None:
+            return StaticCredentialsSource(config, credentials, clock, self._events)
+        return RegistrationSource(config, clock, self._events)
+
     def _ensure_started(self) -> bool:
         """Let the worker run without being waited for; but not where processes are forked from."""
         self._started = True
@@ -421,7 +460,11 @@ class IdentityBootstrapService:
     def _value_or_raise(self, outcome: str | Failure | None, seconds: float) -> str:
         if isinstance(outcome, str):
             return outcome
-        if outcome is None or outcome.registering:
+        if (
+            outcome is None
+            or outcome.registering
+            or isinstance(outcome.error, (IdentityApiError, CredentialStoreError))
+        ):
             raise self._not_ready_error(outcome, seconds)
         error: IdentityError = copy_for_raise(outcome.error)
         error.message = outcome.message
@@ -461,12 +504,3 @@ class IdentityBootstrapService:
         return ServiceClosedError(
             f"the service {self._config.service_name!r} is closed; create a new one"
         )
-
-
-def _make_source(
-    config: IdentityBootstrapConfig, clock: Clock, events: EventEmitter
-) -> TokenSource:
-    credentials = config.preconfigured_credentials
-    if credentials is not None:
-        return StaticCredentialsSource(config, credentials, clock, events)
-    return RegistrationSource(config, clock, events)

@@ -21,6 +21,7 @@ from ..models import ApiEnvelope
 _T = TypeVar("_T")
 
 _TEXT_LIMIT = 300
+_SHORT_SECRET = 8
 _TITLE_LIMIT = 16 * 1024
 
 
@@ -165,7 +166,7 @@ def error_text(body: bytes, *secrets: str) -> tuple[str | None, str | None]:
     ``{error: {code, message}}``, OAuth's ``{error, error_description}`` (RFC 6749 section 5.2)
     and HTML. A text in which the server echoes a secret of the request, in any of the encodings
     that it may have come in, is left out as a whole: to replace the secret in it would show where
-    it stood, and a short one may be a part of other words.
+    it stood. A short secret counts where it is a word of its own, as it may be a part of others.
 
     Args:
         body: the body of the response.
@@ -174,11 +175,11 @@ def error_text(body: bytes, *secrets: str) -> tuple[str | None, str | None]:
     Returns:
         The message and the code, each None where there is none.
     """
-    forms = [form for secret in secrets for form in _forms(secret)]
+    forms = [_pattern(form, secret) for secret in secrets for form in _forms(secret)]
 
     def clean(value: object) -> str | None:
         text = _clean(value)
-        if text is None or any(form in decoded for decoded in _decodings(text) for form in forms):
+        if text is None or any(form.search(each) for each in _decodings(text) for form in forms):
             return None
         # Cut last: a secret at the limit would otherwise show its first part.
         return text[:_TEXT_LIMIT] + "…" if len(text) > _TEXT_LIMIT else text
@@ -204,6 +205,11 @@ def _forms(secret: str) -> Iterator[str]:
     """Yield a secret as it is, and as form encoding, percent-encoding and HTML write it."""
     yield from {secret, " ".join(secret.split()), quote(secret, safe=""), quote_plus(secret)}
     yield from (html.escape(secret), base64.b64encode(secret.encode()).decode())
+
+
+def _pattern(form: str, secret: str) -> re.Pattern[str]:
+    edges = (r"(?<!\w)", r"(?!\w)") if len(secret) < _SHORT_SECRET else ("", "")
+    return re.compile(re.escape(form).join(edges))
 
 
 def _decodings(text: str) -> Iterator[str]:

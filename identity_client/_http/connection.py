@@ -103,11 +103,11 @@ class _BoundedConnection(HTTPConnection):
         super().connect()
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        with self._telling_stale():
+        with self._translate_errors():
             super().request(*args, **kwargs)
 
     def getresponse(self) -> Any:
-        with self._telling_stale():
+        with self._translate_errors():
             response = super().getresponse()
         self._has_answered = True
         return response
@@ -126,7 +126,7 @@ class _BoundedConnection(HTTPConnection):
         self.sock.settimeout(max(self._ends - time.monotonic(), _LEAST))
 
     @contextmanager
-    def _telling_stale(self) -> Generator[None, None, None]:
+    def _translate_errors(self) -> Generator[None, None, None]:
         try:
             yield
         except (ConnectionResetError, BrokenPipeError) as error:

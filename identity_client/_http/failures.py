@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
@@ -27,14 +28,35 @@ _NOT_TLS = (
 )
 _NOT_PEM = ("NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "PEM_LIB", "BAD_BASE64_DECODE")
 _TLS_ALERT = "\x15\x03"
+_NOT_NOW = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
+
+_CHECK_ADDRESS = "check that it is running and that {address} is correct"
+_CHECK_FILES = (
+    "check the files of IDENTITY_CA_BUNDLE (or REQUESTS_CA_BUNDLE) and IDENTITY_CLIENT_CERT"
+)
+_CHECK_PROXY = "check HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY"
+_NO_PROXY_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)
 
 
 class HttpError(Exception):
-    """There was no complete response; the text says why, and what to do where that is known."""
+    """There was no complete response; the text says why.
 
-    def __init__(self, reason: str, *, timed_out: bool = False, advice: str | None = None) -> None:
-        super().__init__(f"{reason}; {advice}" if advice else reason)
+    Args:
+        reason: why.
+        timed_out: whether the time was up.
+        advice: the one thing to do about it; ``{address}`` stands for the setting of the address.
+    """
+
+    def __init__(
+        self, reason: str, *, timed_out: bool = False, advice: str = _CHECK_ADDRESS
+    ) -> None:
+        super().__init__(reason)
         self.timed_out = timed_out
+        self._advice = advice
+
+    def explain(self, address: str) -> str:
+        """Return the reason and what to do, where ``address`` names the setting of the address."""
+        return f"{self}; {self._advice.format(address=address)}"
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
@@ -58,11 +80,19 @@ def system_reason(error: BaseException) -> str | None:
     if _first(error, NameResolutionError, socket.gaierror):
         return "the host name cannot be resolved"
     if tls := _tls_error(error):
+        if speaks_no_tls(error):
+            return "the server speaks no TLS at this port"
         detail = getattr(tls, "verify_message", None) or tls.reason or "handshake failed"
-        return f"the TLS connection failed ({detail})"
+        return f"the TLS connection failed ({detail.rstrip('.')})"
     texts = (getattr(link, "strerror", None) for link in chain(error))
     text: str = next(filter(None, texts), "")
     return text[0].lower() + text[1:] if text else None
+
+
+def speaks_no_tls(error: BaseException) -> bool:
+    """Whether the other side of a TLS connection answered in another protocol."""
+    tls = _tls_error(error)
+    return tls is not None and tls.reason in _NOT_TLS
 
 
 def http_error(
@@ -70,11 +100,11 @@ def http_error(
 ) -> HttpError:
     """Translate whatever an exchange raised."""
     return (
-        _tls_failure(error)
+        _proxy_failure(error, limit, url, proxies)
+        or _tls_failure(error)
         or _time_out(error, limit)
-        or _proxy_failure(error, url, proxies)
         or _broken_off(error, url)
-        or HttpError(_other_reason(error))
+        or _other_failure(error)
     )
 
 
@@ -92,19 +122,29 @@ def _tls_failure(error: BaseException) -> HttpError | None:
     tls = _tls_error(error)
     if tls is None:
         return None
-    if tls.reason in _NOT_TLS:
-        return HttpError("the server speaks no TLS there: http:// instead of https://?")
+    reason = system_reason(error) or ""
+    if speaks_no_tls(error):
+        return HttpError(reason, advice="use http:// instead of https:// in {address}")
     if tls.reason in _NOT_PEM:
         return HttpError(
-            f"a certificate file is not in PEM format ({tls.reason})",
-            advice="check the files of IDENTITY_CA_BUNDLE and IDENTITY_CLIENT_CERT",
+            f"a certificate file is not in PEM format ({tls.reason})", advice=_CHECK_FILES
         )
     if isinstance(tls, ssl.SSLCertVerificationError):
+        return _not_trusted(tls)
+    return HttpError(reason)
+
+
+def _not_trusted(tls: ssl.SSLCertVerificationError) -> HttpError:
+    detail = tls.verify_message.rstrip(".")
+    if tls.verify_code in _NOT_NOW:
         return HttpError(
-            f"the certificate is not trusted ({tls.verify_message})",
-            advice="set IDENTITY_CA_BUNDLE to the certificate authority's file, or correct the URL",
+            f"the certificate is not valid now ({detail})",
+            advice="renew the server's certificate, or correct the clock of this machine",
         )
-    return HttpError(system_reason(error) or "the TLS connection failed")
+    return HttpError(
+        f"the certificate is not trusted ({detail})",
+        advice="set IDENTITY_CA_BUNDLE to the certificate authority's file, or correct {address}",
+    )
 
 
 def _is_tls(link: BaseException) -> bool:
@@ -117,38 +157,57 @@ def _time_out(error: BaseException, limit: float) -> HttpError | None:
     return None
 
 
-def _proxy_failure(error: BaseException, url: str, proxies: Mapping[str, str]) -> HttpError | None:
-    if not _first(error, ProxyError):
-        return None
+def _proxy_failure(
+    error: BaseException, limit: float, url: str, proxies: Mapping[str, str]
+) -> HttpError | None:
     proxy = requests.utils.select_proxy(url, dict(proxies)) or ""
+    # The address that is requested was found to be one; that of the proxy may not be.
+    found = _first(error, ProxyError) or (proxy and _first(error, *_NO_PROXY_ADDRESS))
+    if not found:
+        return None
+    if not isinstance(found, ProxyError):
+        no_socks = "SOCKS" in str(found)
+        return HttpError(
+            "the proxy cannot be used "
+            f"({'SOCKS needs the package PySocks' if no_socks else 'its address is not valid'})",
+            advice=_CHECK_PROXY,
+        )
     host = urlsplit(proxy if "://" in proxy else f"//{proxy}").netloc.rpartition("@")[2]
-    cause = system_reason(error)
+    refused = re.search(r"Tunnel connection failed: (\d+)", str(found))
+    time_out = _time_out(error, limit)
+    cause = f"it returned HTTP {refused[1]}" if refused else time_out or system_reason(error)
     return HttpError(
         f"the proxy {host} cannot be used" + (f" ({cause})" if cause else ""),
-        advice="check HTTP_PROXY and HTTPS_PROXY, or name the host in NO_PROXY",
+        timed_out=time_out is not None,
+        advice=_CHECK_PROXY,
     )
 
 
 def _broken_off(error: BaseException, url: str) -> HttpError | None:
-    hint = ": https:// instead of http://?" if url.lower().startswith("http:") else ""
+    is_plain = url.lower().startswith("http:")
     bad = _first(error, http.client.BadStatusLine)
-    if _first(error, http.client.RemoteDisconnected):
-        return HttpError(f"the connection was closed before a response{hint}")
     if bad is not None and _TLS_ALERT in str(bad):
-        return HttpError(f"the server speaks TLS{hint}")
+        return HttpError(
+            "the server speaks TLS at this port",
+            advice="use https:// instead of http:// in {address}",
+        )
+    advice = f"{_CHECK_ADDRESS}: https:// if it speaks TLS" if is_plain else _CHECK_ADDRESS
+    if _first(error, http.client.RemoteDisconnected):
+        return HttpError("the connection was closed before a response", advice=advice)
     if _first(error, ConnectionResetError, BrokenPipeError):
-        return HttpError(f"connection reset by peer{hint}")
+        return HttpError("connection reset by peer", advice=advice)
     return None
 
 
-def _other_reason(error: BaseException) -> str:
+def _other_failure(error: BaseException) -> HttpError:
     if type(error) is OSError:  # requests itself, of a certificate file
-        return f"{error} (IDENTITY_CA_BUNDLE, IDENTITY_CLIENT_CERT)"
+        text = str(error)
+        return HttpError(text[0].lower() + text[1:], advice=_CHECK_FILES)
     reason = system_reason(error)
     if reason is not None:
-        return reason
+        return HttpError(reason)
     if _first(error, http.client.HTTPException, HTTPError) and not _first(
         error, LocationParseError
     ):
-        return "invalid or incomplete HTTP response"
-    return f"the request could not be sent ({type(error).__name__})"
+        return HttpError("invalid or incomplete HTTP response")
+    return HttpError(f"the request could not be sent ({type(error).__name__})")

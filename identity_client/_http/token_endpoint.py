@@ -25,6 +25,8 @@ _log = logging.getLogger("identity_client")
 FALLBACK_LIFETIME = 60.0
 MAX_LIFETIME = 86400.0
 
+_ADDRESS = "its address (SERVICE_TOKEN_ENDPOINT, or what identity-api returned)"
+
 _CLIENT_ERRORS = ("invalid_client", "unauthorized_client")
 
 
@@ -93,8 +95,7 @@ class TokenEndpoint:
             )
         except HttpError as error:
             raise TokenEndpointError(
-                f"{endpoint} is unreachable: {error}; check that it is running and its "
-                "address is correct (SERVICE_TOKEN_ENDPOINT, or what identity-api returned)"
+                f"{endpoint} is unreachable: {error.explain(_ADDRESS)}"
             ) from None
         value, expires_in, scope = self._read(answer, endpoint, credentials)
         return AccessToken(

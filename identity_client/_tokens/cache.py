@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable
 from enum import Enum, auto
 
@@ -59,6 +60,10 @@ MIN_REFRESH_INTERVAL = 0.1
 # Seconds without a rejected token after which the next rejection counts as the first again.
 REJECTION_MEMORY = 600.0
 
+# How often within that time a host's rejection of a token that it accepted before counts as a
+# revocation, which needs no pause. A host that rejects one path for good does so with each token.
+MAX_REVOCATIONS = 20
+
 
 @frozen(eq=False, repr=False)
 class Snapshot:
@@ -74,7 +79,14 @@ class Snapshot:
     serve_until: float = -math.inf  # monotonic; the only thing that the fast path compares
 
     @classmethod
-    def of(cls, token: AccessToken, refresh_ratio: float, *, replaces_one: bool = True) -> Snapshot:
+    def of(
+        cls,
+        token: AccessToken,
+        refresh_ratio: float,
+        *,
+        replaces_one: bool = True,
+        draw: Callable[[float], float] = backoff.full_jitter,
+    ) -> Snapshot:
         """Draw the two lines of a lifetime: when it is due, and when it may not be served any more.
 
         Both are fractions, so that a token of any lifetime is served before it is refreshed, and
@@ -92,7 +104,7 @@ class Snapshot:
             requested_at=token.requested_at,
             requested_at_wall=token.requested_at_wall,
             lifetime=lifetime,
-            fresh_for=due - backoff.full_jitter(jitter * due),
+            fresh_for=due - draw(jitter * due),
             usable_for=usable_for,
         )
 
@@ -207,6 +219,7 @@ class TokenCache:
         self._rejected_at = -math.inf
         self._is_accused = False
         self._next_rejection_at = -math.inf
+        self._revocations: Counter[str | None] = Counter()
         self._rejection_pauses = rejection_pauses
         self._rejection_backoff = rejection_pauses()
         self._wakers: list[Callable[[], None]] = []
@@ -261,8 +274,19 @@ class TokenCache:
             if failure is not None and not (has_worker and failure.should_wait(deadline)):
                 return failure
             if now >= deadline:
-                return None
+                return self._take_rejected_back(now) if attempt is not None else None
             return self._join_refresh()
+
+    def _take_rejected_back(self, now: float) -> str | None:
+        """Serve a rejected token to a caller that waited in vain for another, and to all others.
+
+        The token endpoint hangs; other servers may accept the token.
+        """
+        if self.snapshot.value or self._rejected.usable_seconds(self._clock) <= 0:
+            return None
+        self.snapshot, self._rejected = self._rejected, NO_TOKEN
+        self._renew_fast_path(now)
+        return self._usable_token(now)
 
     def call_at_outcome(self, attempt: RefreshAttempt, waker: Callable[[], None]) -> bool:
         """Call ``waker`` once, without the lock, when an attempt has ended; False if it has."""
@@ -290,7 +314,9 @@ class TokenCache:
                 self._clock.wait(self._outcome, deadline - now)
             return not self.is_terminal
 
-    def invalidate(self, value: str, *, was_accepted: bool = False) -> tuple[Invalidation, float]:
+    def invalidate(
+        self, value: str, host: str | None = None, *, was_accepted: bool = False
+    ) -> tuple[Invalidation, float]:
         """Stop serving a token that was rejected, if that may help.
 
         It may not when the token is not the current one any more; when it came in place of one
@@ -299,8 +325,9 @@ class TokenCache:
 
         Args:
             value: the token.
-            was_accepted: whether the server that rejects it accepted it before: then it was
-                revoked, and the server is not at fault.
+            host: the server that rejects it.
+            was_accepted: whether that server accepted it before: then it was revoked, and the
+                server is not at fault, unless it says so again and again.
 
         Returns:
             What became of it; and, once per episode of rejections that follow each other, the
@@ -311,16 +338,21 @@ class TokenCache:
             snapshot = self.snapshot
             if value != snapshot.value or snapshot.usable_seconds(self._clock) <= 0:
                 return Invalidation.IGNORED, 0.0
-            if self._active_failure(now) is not None:
+            if self.failure is not None:
                 return Invalidation.SERVED_ON, 0.0
-            if not was_accepted and now < self._next_rejection_at:
+            is_first = now - self._rejected_at > REJECTION_MEMORY
+            was_revoked = was_accepted and (is_first or self._revocations[host] < MAX_REVOCATIONS)
+            if not was_revoked and now < self._next_rejection_at:
                 pause = 0.0 if self._is_accused else self._next_rejection_at - now
                 self._is_accused = True
                 return Invalidation.SERVED_ON, pause
-            if now - self._rejected_at > REJECTION_MEMORY:
+            if is_first:
                 self._is_accused = False
                 self._rejection_backoff = self._rejection_pauses()
-            if not was_accepted:
+                self._revocations.clear()
+            if was_revoked:
+                self._revocations[host] += 1
+            else:
                 self._next_rejection_at = now + self._rejection_backoff.next()
             self._rejected_at = now
             self._rejected, self.snapshot = snapshot, NO_TOKEN
@@ -334,8 +366,6 @@ class TokenCache:
         """Make a refresh due in ``delay`` seconds; the current token stays in use."""
         with self._lock:
             self._refresh_at = min(self._refresh_at, self._clock.monotonic() + delay)
-            if not delay:
-                self._generation += 1
             self._work.notify()
 
     def reset_failure(self) -> None:
@@ -359,13 +389,18 @@ class TokenCache:
             attempt = self.begin_refresh()
             if attempt is not None or not should_run():
                 return attempt
+            self._clock.wait(self._work, self.next_look_in())
+            return self.begin_refresh() if should_run() else None
+
+    def next_look_in(self) -> float:
+        """Return seconds until the worker has to look again, 0 or more; now if a token is due."""
+        with self._lock:
             pause = RECHECK_INTERVAL if self.in_flight else min(self._due_in(), RECHECK_INTERVAL)
             if self.failure is not None:
                 # The end of the token during an outage is a change of state to be logged.
                 usable = self.snapshot.usable_seconds(self._clock)
                 pause = min(pause, usable) if usable > 0 else pause
-            self._clock.wait(self._work, max(pause, 0.0))
-            return self.begin_refresh() if should_run() else None
+            return max(pause, 0.0)
 
     def begin_refresh(self) -> RefreshAttempt | None:
         """Begin an attempt if one is due and none is under way."""

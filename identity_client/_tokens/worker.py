@@ -8,6 +8,8 @@ import sys
 import threading
 import traceback
 
+import backoff
+
 from .. import _fork
 from .._http.retry import Backoff, retry_after_with_jitter
 from ..config import IdentityBootstrapConfig
@@ -293,7 +295,9 @@ class Worker:
         try:
             token = self._source.obtain(deadline)
             replaces_one = self._cache.usable_seconds() > 0
-            snapshot = Snapshot.of(token, self._config.refresh_ratio, replaces_one=replaces_one)
+            snapshot = Snapshot.of(
+                token, self._config.refresh_ratio, replaces_one=replaces_one, draw=self._draw
+            )
             if not snapshot.usable_seconds(self._clock):
                 raise TokenEndpointError(
                     f"the token endpoint issued a token for {snapshot.lifetime:g} s, which had "
@@ -314,6 +318,11 @@ class Worker:
             delay = self._source.next_registration_in()
             if delay is not None:
                 self._cache.request_refresh(max(delay, 0.001))
+
+    @staticmethod
+    def _draw(limit: float) -> float:
+        """Draw by how much earlier a token is due; the testing kit draws nothing."""
+        return backoff.full_jitter(limit)
 
     def _handle_failure(self, attempt: RefreshAttempt, error: IdentityError) -> None:
         self.last_error = error.message
@@ -367,7 +376,7 @@ class Worker:
         self._backoff = None
 
     def _next_pause(self, error: IdentityError) -> float:
-        """Return the pause after a failure: short ones while a usable token leaves little time."""
+        """Return the pause after a failure; with a usable token, it grows to half of its use."""
         config, usable = self._config, self._cache.usable_seconds()
         base, cap = config.base_retry_delay, config.max_retry_delay
         has_known = self._source.has_known_credentials
@@ -377,9 +386,8 @@ class Worker:
         if self._backoff is None or self._backoff_is_for != kind:
             self._backoff_is_for = kind
             if usable:
-                self._backoff = Backoff(min(base, usable / 8), min(cap, usable / 2))
-            else:
-                self._backoff = Backoff(base, cap)
+                cap = min(cap, max(base, usable / 2))
+            self._backoff = Backoff(base, cap)
         retry_after = error.retry_after if isinstance(error, RemoteError) else None
         # A server that asks for a longer pause gets it, up to the longest one there is.
         asked = retry_after_with_jitter(retry_after or 0.0, config.max_retry_delay)

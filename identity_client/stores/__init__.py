@@ -6,11 +6,14 @@ URL                                    shared by                      extra
 ``memory:``                            one process                    none
 ``file:///path``                       the processes of one machine   ``file``
 ``redis://host``, ``rediss://host``    replicas on many machines      ``redis``
+``unix:///path``                       the same, by Redis's socket    ``redis``
 ====================================== ============================== ===========
 
 Another package adds a scheme with an entry point of the group
 ``identity_client.credential_stores``: its name is the scheme, its object is called with the
-arguments of `open_store` and returns a `CredentialStore`.
+arguments of `open_store` and returns a `CredentialStore`. ``RecordCodec`` of
+``identity_client.stores.document`` encrypts for it, and ``identity_client.testing`` has the tests
+that it must pass.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ _BUILT_IN = {
     "file": ("file", "FileStore", "file"),
     "redis": ("redis", "RedisStore", "redis"),
     "rediss": ("redis", "RedisStore", "redis"),
+    "unix": ("redis", "RedisStore", "redis"),
 }
 
 
@@ -137,6 +141,11 @@ def _factory(scheme: str) -> _Factory:
 
     for entry_point in entry_points(group=ENTRY_POINTS, name=scheme):
         return cast("_Factory", entry_point.load())
+    if "sentinel" in scheme:
+        raise ConfigurationError(
+            f"{setting}: Redis Sentinel is not supported; use redis://, rediss:// or unix:// with "
+            "an address that always leads to the primary"
+        )
     raise ConfigurationError(
         f"{setting} names a store that is not known, {scheme}:; known are "
         f"memory:, {', '.join(f'{name}:' for name in _BUILT_IN)} and what other packages bring"

@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 from .._http import codec
-from ..config import url_problem
+from .._settings import url_problem
 from ..errors import ConfigurationError, CredentialStoreError
 from ..models import StoredCredentials
 
@@ -17,7 +17,7 @@ _log = logging.getLogger("identity_client")
 _START = b'{"service": '
 
 
-class Documents:
+class RecordCodec:
     """Writes and reads the documents of one service.
 
     Args:
@@ -38,27 +38,27 @@ class Documents:
         self._cipher = _cipher(key) if key is not None else None
 
     def write(self, stored: StoredCredentials) -> bytes:
-        content = codec.to_wire(stored)
+        """Return the document to keep, encrypted if there is a key."""
+        content = {**self._owner, **codec.to_wire(stored)}
         if self._cipher is not None:
-            sealed_content = self._cipher.encrypt(json.dumps(content).encode())
-            content = {"version": stored.version, "encrypted": sealed_content.decode()}
-        return json.dumps({**self._owner, **content}).encode()
+            # The owner is inside, too: a document that is copied elsewhere is of no use there.
+            encrypted = self._cipher.encrypt(json.dumps(content).encode()).decode()
+            content = {**self._owner, "version": stored.version, "encrypted": encrypted}
+        return json.dumps(content).encode()
 
     def read(self, document: bytes) -> StoredCredentials:
         """Read a document; one that is empty or cut short counts as none, with a warning.
 
         Raises:
-            CredentialStoreError: it is damaged, was not written by this package, or belongs to
-                another service or another key.
+            CredentialStoreError: it is damaged, was not written by this package, belongs to
+                another service or another key, or is not encrypted though there is a key.
         """
         try:
-            content = self._owned(document)
+            content = self._owned(document, self._where)
             if content is None:
                 _log.warning("ignoring corrupt data in %s: it is empty or truncated", self._where)
                 return StoredCredentials()
-            if "encrypted" in content:
-                content = codec.as_object(codec.parse_json(self._decrypted(content["encrypted"])))
-            stored = codec.from_wire(content, StoredCredentials)
+            stored = codec.from_wire(self._decrypted(content), StoredCredentials)
             credentials = stored.credentials
             problem = credentials and url_problem(credentials.token_endpoint)
             if problem:
@@ -70,11 +70,11 @@ class Documents:
             ) from None
         return stored
 
-    def check_owner(self, document: bytes) -> None:
+    def check_owner(self, document: bytes, where: str) -> None:
         """Raise `CredentialStoreError` unless this service wrote it, perhaps not to its end."""
-        self._owned(document)
+        self._owned(document, where)
 
-    def _owned(self, document: bytes) -> dict[str, Any] | None:
+    def _owned(self, document: bytes, where: str) -> dict[str, Any] | None:
         """Return the members of a document of this service; None if it was cut short."""
         try:
             content = codec.as_object(codec.parse_json(document))
@@ -82,20 +82,39 @@ class Documents:
             if document.startswith(_START) or _START.startswith(document.strip(b"\0")):
                 return None
             content = {}
-        owner = {name: content.get(name) for name in self._owner}
-        if None in owner.values():
+        if not self._owner.keys() <= content.keys():
             raise CredentialStoreError(
-                f"{self._where} holds data that identity_client did not write; check "
+                f"{where} holds data that identity_client did not write; check "
                 "IDENTITY_CREDENTIAL_STORE, or move that data away"
             )
-        if owner != self._owner:
-            raise CredentialStoreError(
-                f"{self._where} holds the credentials of the service {owner['service']!r} at "
-                f"{owner['identityApi']}; give each service a store of its own"
-            )
+        self._compare_owner(content, where)
         return content
 
-    def _decrypted(self, text: object) -> bytes:
+    def _compare_owner(self, content: dict[str, Any], where: str) -> None:
+        if any(content[name] != value for name, value in self._owner.items()):
+            raise CredentialStoreError(
+                f"{where} holds the credentials of the service {content['service']!r} at "
+                f"{content['identityApi']}; give each service a store of its own"
+            )
+
+    def _decrypted(self, content: dict[str, Any]) -> dict[str, Any]:
+        """Return the members that a document keeps, encrypted where there is a key."""
+        if "encrypted" not in content:
+            if self._cipher is None:
+                return content
+            raise CredentialStoreError(
+                f"the data in {self._where} is not encrypted, but IDENTITY_CREDENTIAL_STORE_KEY is "
+                "set; stop all instances, run 'identity-client credentials clear', and start them "
+                "with the key: the first one registers again"
+            )
+        inner = codec.as_object(codec.parse_json(self._decrypt(content["encrypted"])))
+        for name in self._owner:
+            if name not in inner:
+                raise codec.CodecError(f"its member {name!r} is missing")
+        self._compare_owner(inner, self._where)
+        return inner
+
+    def _decrypt(self, text: object) -> bytes:
         from cryptography.fernet import InvalidToken  # was imported where the cipher was made
 
         if self._cipher is None:
@@ -105,7 +124,7 @@ class Documents:
             )
         try:
             return bytes(self._cipher.decrypt(str(text)))
-        except InvalidToken:
+        except (InvalidToken, ValueError):  # ValueError: it is not ASCII
             raise CredentialStoreError(
                 f"the data in {self._where} cannot be decrypted with the configured key; set "
                 "IDENTITY_CREDENTIAL_STORE_KEY to the key that the other replicas have"

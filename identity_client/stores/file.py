@@ -19,7 +19,7 @@ from .._eager import import_eagerly
 from .._frames import hide_frames
 from ..errors import ConfigurationError, CredentialStoreError
 from ..models import StoredCredentials
-from .document import Documents
+from .document import RecordCodec
 
 _log = logging.getLogger("identity_client")
 
@@ -47,15 +47,9 @@ class FileStore:
         key: str | None = None,
         timeout: float = 10.0,  # noqa: ARG002  # there is no lease
     ) -> None:
-        parts = urlsplit(url)
-        if parts.netloc or not parts.path.startswith("/") or parts.path.endswith("/"):
-            raise ConfigurationError(
-                "credential_store (IDENTITY_CREDENTIAL_STORE) must name a file by its absolute "
-                "path, such as file:///run/orders/credentials.json"
-            )
-        self._path = Path(url2pathname(parts.path))
-        self._unfinished = self._path.with_name(f"{self._path.name}.tmp")
-        self._documents = Documents(
+        self._path = _path_of(url)
+        self._tmp_path = self._path.with_name(f"{self._path.name}.tmp")
+        self._codec = RecordCodec(
             str(self), service_name=service_name, identity_api_url=identity_api_url, key=key
         )
         self._locked = False
@@ -71,10 +65,10 @@ class FileStore:
 
     @hide_frames
     def load(self) -> StoredCredentials:
-        with self._telling("read"):
+        with self._translate_errors("read"):
             try:
-                with self._open() as file:
-                    stored = self._documents.read(self._content(file))
+                with _open(self._path) as file:
+                    stored = self._codec.read(_content(file, self._path))
                     # Only now: a file of another program keeps its mode.
                     if _has_modes() and os.fstat(file.fileno()).st_mode & 0o077:
                         os.fchmod(file.fileno(), 0o600)
@@ -82,24 +76,14 @@ class FileStore:
                 return StoredCredentials()
         return stored
 
-    def _open(self) -> BinaryIO:
-        if self._path.is_symlink():
-            raise self._misplaced("is a symbolic link")
-        return open(self._path, "rb", opener=_open_safely)  # Path.open has no opener
+    def _check_owner(self, path: Path) -> None:
+        """Raise `CredentialStoreError` if there is a file that this store did not write."""
+        with suppress(FileNotFoundError), _open(path) as file:
+            self._codec.check_owner(_content(file, path), f"the file {path}")
 
-    def _content(self, file: BinaryIO) -> bytes:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise self._misplaced("is not a regular file")
-        content = file.read(_MAX_SIZE + 1)  # not by its size: files of /proc have none
-        if len(content) > _MAX_SIZE:
-            raise self._misplaced("is larger than 1 MiB")
-        return content
-
-    def _misplaced(self, problem: str) -> CredentialStoreError:
-        return CredentialStoreError(
-            f"{self} {problem}; set IDENTITY_CREDENTIAL_STORE to a file of its own"
-        )
+    def _remove(self, path: Path) -> None:
+        self._check_owner(path)
+        path.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self, timeout: float) -> Generator[None, None, None]:
@@ -108,7 +92,8 @@ class FileStore:
         lock: Any = FileLock(
             f"{self._path}.lock", mode=0o600, thread_local=False, fallback_to_soft=False
         )
-        with self._telling("locked"):
+        with self._translate_errors("locked"):
+            self._check_owner(self._path)  # before there is a lock beside another program's file
             try:
                 lock.acquire(timeout=timeout, poll_interval=_POLL)
             except Timeout:
@@ -122,35 +107,49 @@ class FileStore:
             self._locked = False
             lock.release()
 
+    def is_locked(self) -> bool:
+        """Return whether a process holds the lock; makes no file, and delays no other process."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return False
+        try:
+            with open(f"{self._path}.lock", "rb") as file:  # noqa: PTH123  # the lock's own name
+                # A shared lock, for a moment: who wants the other kind tries again at once.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def save(self, stored: StoredCredentials) -> StoredCredentials:
         if not self._locked or self.load().version != stored.version:
             raise CredentialStoreError(
                 f"could not save to {self}: modified concurrently (version conflict)"
             )
         stored = evolve(stored, version=stored.version + 1)
-        with self._telling("written"):
+        with self._translate_errors("written"):
             # Only the holder of the lock writes, so what is there was left by one that died.
-            self._unfinished.unlink(missing_ok=True)
-            descriptor = os.open(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._remove(self._tmp_path)
+            descriptor = os.open(self._tmp_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(self._documents.write(stored))
+                file.write(self._codec.write(stored))
                 file.flush()
                 os.fsync(file.fileno())
-            self._unfinished.replace(self._path)
+            self._tmp_path.replace(self._path)
         return stored
 
     def clear(self) -> None:
-        with self._telling("removed"):
-            with suppress(FileNotFoundError), self._open() as file:
-                self._documents.check_owner(self._content(file))
-            self._path.unlink(missing_ok=True)
-            self._unfinished.unlink(missing_ok=True)
+        with self._translate_errors("removed"):
+            self._remove(self._tmp_path)
+            self._remove(self._path)
 
     def close(self) -> None:
         pass
 
     @contextmanager
-    def _telling(self, what: str) -> Generator[None, None, None]:
+    def _translate_errors(self, what: str) -> Generator[None, None, None]:
         try:
             yield
         except OSError as error:
@@ -158,6 +157,42 @@ class FileStore:
                 f"{self} cannot be {what}: {(error.strerror or type(error).__name__).lower()}; "
                 "check directory permissions and free disk space"
             ) from None
+
+
+def _path_of(url: str) -> Path:
+    setting = "credential_store (IDENTITY_CREDENTIAL_STORE)"
+    if "#" in url or "?" in url:
+        raise ConfigurationError(f"{setting} must write # as %23 and ? as %3F")
+    parts = urlsplit(url)
+    path = url2pathname(parts.path)
+    is_absolute = parts.path.startswith("/") and not parts.path.endswith("/")
+    if parts.netloc or not is_absolute or "\0" in path:
+        raise ConfigurationError(
+            f"{setting} must name a file by its absolute path, such as "
+            "file:///run/orders/credentials.json"
+        )
+    return Path(path)
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.is_symlink():
+        raise _misplaced(path, "is a symbolic link")
+    return open(path, "rb", opener=_open_safely)  # Path.open has no opener
+
+
+def _content(file: BinaryIO, path: Path) -> bytes:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise _misplaced(path, "is not a regular file")
+    content = file.read(_MAX_SIZE + 1)  # not by its size: files of /proc have none
+    if len(content) > _MAX_SIZE:
+        raise _misplaced(path, "is larger than 1 MiB")
+    return content
+
+
+def _misplaced(path: Path, problem: str) -> CredentialStoreError:
+    return CredentialStoreError(
+        f"the file {path} {problem}; set IDENTITY_CREDENTIAL_STORE to a file of its own"
+    )
 
 
 def _open_safely(path: str, flags: int) -> int:

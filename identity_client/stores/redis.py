@@ -1,9 +1,11 @@
-"""`redis://` and `rediss://`, for replicas on many machines: a hash, and a lock with a lease."""
+"""`redis://`, `rediss://`, `unix://`, for replicas: a hash, and a lock with a lease."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import ssl
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -12,18 +14,19 @@ from urllib.parse import quote, urlsplit
 import redis
 from attrs import evolve
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 from redis.retry import Retry
 
 from .._frames import hide_frames
+from .._http.failures import chain, speaks_no_tls, system_reason
 from ..errors import ConfigurationError, CredentialStoreError
 from ..models import StoredCredentials
-from .document import Documents
+from .document import RecordCodec
 
 _POLL = 0.05
-_MAX_COMMAND_TIMEOUT = 2.0
+_COMMAND_TIMEOUT = 2.0
 # For a save that is tried twice, and connects each time.
-_LEASE_MARGIN = 4 * _MAX_COMMAND_TIMEOUT + 2.0
+_LEASE_MARGIN = 4 * _COMMAND_TIMEOUT + 2.0
 
 # Saves only for the holder of the lock, only over the version that it saw, and renews its lease.
 # A save whose answer was lost comes again, and finds its own work.
@@ -38,6 +41,32 @@ redis.call('pexpire', KEYS[2], ARGV[5])
 return 1
 """
 
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then redis.call('del', KEYS[1]) end"
+
+# Runs each command of the store once: a user that may not run one of them would take the lock, and
+# neither save nor release it. Not every server names the command, so that the script does.
+_TRY_COMMANDS = """
+for _, command in ipairs({
+    {'hset', KEYS[1], 'version', 0}, {'hget', KEYS[1], 'version'}, {'pexpire', KEYS[1], 1000},
+    {'del', KEYS[1]}, {'set', KEYS[1], '', 'px', 1000}, {'get', KEYS[1]}, {'del', KEYS[1]},
+}) do
+    local reply = redis.pcall(unpack(command))
+    if type(reply) == 'table' and reply.err then
+        if reply.err:find('permission') or reply.err:find('run this command') then
+            return redis.error_reply("NOPERM the '" .. command[1] .. "' command")
+        end
+        return reply
+    end
+end
+"""
+
+_SETTING = "credential_store (IDENTITY_CREDENTIAL_STORE)"
+_CHECK = "check that it is running and that IDENTITY_CREDENTIAL_STORE is correct"
+_ENCODE = "in a password write # as %23, / as %2F, ? as %3F"
+_NOT_A_URL = (
+    "is not a URL that redis-py understands, such as redis://:password@host:6379/0; " + _ENCODE
+)
+
 
 class RedisStore:
     """Keeps the credentials in a Redis server.
@@ -46,7 +75,8 @@ class RedisStore:
     end all the same, or the server forget it, its former holder saves nothing any more. It may have
     saved before, and not know it, when the answer was lost: that is an error, too.
 
-    Options in the URL's query are redis-py's, such as ``ssl_ca_certs``.
+    Options in the URL's query are redis-py's, such as ``ssl_ca_certs``. The Redis user needs the
+    keys ``identity-client:*`` and the commands EVAL, GET, SET, DEL, HMGET, HGET, HSET and PEXPIRE.
     """
 
     def __init__(
@@ -58,29 +88,30 @@ class RedisStore:
         key: str | None = None,
         timeout: float = 10.0,
     ) -> None:
+        if problem := _url_problem(url):
+            raise ConfigurationError(f"{_SETTING} {problem}")
         self._url = url
-        self._command_timeout = min(timeout, _MAX_COMMAND_TIMEOUT)
+        self._command_timeout = min(timeout, _COMMAND_TIMEOUT)
         # Two registrations and a token request, each of which takes at most this timeout.
         self._lease = 3 * timeout + _LEASE_MARGIN
-        self._documents = Documents(
+        self._codec = RecordCodec(
             str(self), service_name=service_name, identity_api_url=identity_api_url, key=key
         )
-        # Braces: both keys have to live in the same place of a cluster.
+        # Braces: all keys have to live in the same place of a cluster.
         owner = f"{quote(service_name)}@{quote(identity_api_url.rstrip('/'))}"
         self._key = f"identity-client:{{{owner}}}:credentials"
         self._lock_key = f"identity-client:{{{owner}}}:lock"
+        self._test_key = f"identity-client:{{{owner}}}:test"
         self._lock_token = ""
         self._client: Any = None
         self._pid = 0
+        self._has_permissions = False
         try:
             pool = self._connect().connection_pool
-            # One that is not used: what the first one imports may not be imported in the worker.
+            # An unused connection: what the first one imports may not be imported in the worker.
             pool.connection_class(**pool.connection_kwargs)
         except (ValueError, TypeError, RedisError):
-            raise ConfigurationError(
-                "credential_store (IDENTITY_CREDENTIAL_STORE) is not a URL that redis-py "
-                "understands, such as redis://:password@host:6379/0"
-            ) from None
+            raise ConfigurationError(f"{_SETTING} {_NOT_A_URL}") from None
 
     def __str__(self) -> str:
         parts = urlsplit(self._url)
@@ -88,9 +119,9 @@ class RedisStore:
 
     @hide_frames
     def load(self) -> StoredCredentials:
-        with self._telling():
+        with self._translate_errors():
             version, document = self._connect().hmget(self._key, "version", "document")
-        stored = StoredCredentials() if document is None else self._documents.read(document)
+        stored = StoredCredentials() if document is None else self._codec.read(document)
         try:
             return evolve(stored, version=int(version or 0))
         except ValueError:
@@ -101,12 +132,14 @@ class RedisStore:
     @contextmanager
     def lock(self, timeout: float) -> Generator[None, None, None]:
         token = secrets.token_hex(16)
-        with self._telling():
-            lock = self._connect().lock(
-                self._lock_key, timeout=self._lease, sleep=_POLL, thread_local=False
-            )
-            held = lock.acquire(blocking_timeout=timeout, token=token)
-        if not held:
+        with self._translate_errors():
+            client = self._connect()
+            if not self._has_permissions:
+                client.eval(_TRY_COMMANDS, 1, self._test_key)
+                self._has_permissions = True
+            lock = client.lock(self._lock_key, timeout=self._lease, sleep=_POLL, thread_local=False)
+            is_held = lock.acquire(blocking_timeout=timeout, token=token)
+        if not is_held:
             raise CredentialStoreError(
                 f"timed out after {timeout:.1f} s waiting for the lock on {self}"
             )
@@ -116,11 +149,16 @@ class RedisStore:
         finally:
             self._lock_token = ""
             with suppress(RedisError, OSError):  # the lease ends by itself
-                lock.release()
+                client.eval(_RELEASE, 1, self._lock_key, token)
+
+    def is_locked(self) -> bool:
+        """Return whether a process holds the lock."""
+        with self._translate_errors():
+            return self._connect().get(self._lock_key) is not None
 
     def save(self, stored: StoredCredentials) -> StoredCredentials:
         before, stored = stored.version, evolve(stored, version=stored.version + 1)
-        with self._telling():
+        with self._translate_errors():
             saved = self._connect().eval(
                 _SAVE,
                 2,
@@ -129,7 +167,7 @@ class RedisStore:
                 self._lock_token,
                 before,
                 stored.version,
-                self._documents.write(stored),
+                self._codec.write(stored),
                 int(self._lease * 1000),
             )
         if not saved:
@@ -139,7 +177,7 @@ class RedisStore:
         return stored
 
     def clear(self) -> None:
-        with self._telling():
+        with self._translate_errors():
             self._connect().delete(self._key)
 
     def close(self) -> None:
@@ -160,16 +198,85 @@ class RedisStore:
         return self._client
 
     @contextmanager
-    def _telling(self) -> Generator[None, None, None]:
+    def _translate_errors(self) -> Generator[None, None, None]:
         try:
             yield
         except (RedisError, OSError) as error:
-            # The first word of a reply is its code; the rest may quote what was sent.
-            code = str(error).partition(" ")[0] if type(error) is ResponseError else ""
-            kind = type(error).__name__
+            failure = f"{self} cannot be used: {_explain(error, self._url, self._command_timeout)}"
         else:
             return
-        raise CredentialStoreError(
-            f"{self} cannot be used ({code or kind}); check that it runs, can be reached, and "
-            "accepts the user and password of IDENTITY_CREDENTIAL_STORE"
+        raise CredentialStoreError(failure)
+
+
+def _url_problem(url: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return _NOT_A_URL
+    if "#" in url:
+        return f"must not contain a #; {_ENCODE}"
+    # A / or ? in a password ends the host: redis-py would connect to another, or to none.
+    if "@" in parts.path or (parts.hostname is None and "@" in parts.query):
+        return _NOT_A_URL
+    if url.endswith("?"):
+        return f"ends with a question mark that no option follows; {_ENCODE}"
+    if parts.scheme == "unix":
+        return None if parts.path else "must name a socket, such as unix:///run/redis.sock?db=0"
+    if not re.fullmatch(r"/?|/[0-9]+", parts.path):
+        return "must end with the number of a database, such as redis://:password@host:6379/0"
+    return None
+
+
+def _explain(error: Exception, url: str, timeout: float) -> str:
+    """Say why a command failed, and what to do; not in the server's words, which may quote."""
+    text = str(error)
+    if isinstance(error, AuthenticationError):
+        return (
+            "the server rejects the user or the password; correct them in IDENTITY_CREDENTIAL_STORE"
         )
+    if isinstance(error, NoPermissionError):
+        return _missing_permission(text)
+    if text.startswith("DB index"):
+        number = urlsplit(url).path.strip("/")
+        return (
+            f"the server has no database {number}; correct the number at the end of "
+            "IDENTITY_CREDENTIAL_STORE"
+        )
+    if isinstance(error, ResponseError):
+        code = text.partition(" ")[0] if type(error) is ResponseError else type(error).__name__
+        # A reply begins with its code, unless that was ERR, which redis-py takes away.
+        is_code = code.isupper() or type(error) is not ResponseError
+        return f"the server returned {code if is_code else 'an error'}; {_CHECK}"
+    return _connection_failure(error, url, timeout)
+
+
+def _missing_permission(text: str) -> str:
+    command = re.search(r"'(\w+)' command", text)
+    if command is None:
+        return (
+            "its Redis user may not access the keys of the store; grant it ~identity-client:* "
+            "(ACL SETUSER)"
+        )
+    return f"its Redis user may not run {command[1].upper()}; grant it +{command[1]} (ACL SETUSER)"
+
+
+def _connection_failure(error: Exception, url: str, timeout: float) -> str:
+    is_plain = url.startswith("redis:")
+    reason, advice = system_reason(error), _CHECK
+    if speaks_no_tls(error):
+        advice = "use redis:// in IDENTITY_CREDENTIAL_STORE"
+    elif any("handshake" in str(link) for link in chain(error) if isinstance(link, TimeoutError)):
+        # A Redis server waits for the end of a line, which the start of a handshake has not.
+        reason = f"the TLS handshake timed out after {timeout:.3g} s"
+        advice = (
+            "if the server speaks no TLS at this port, use redis:// in IDENTITY_CREDENTIAL_STORE"
+        )
+    elif isinstance(error, redis.TimeoutError):
+        reason = f"timed out after {timeout:.3g} s"
+    elif any(isinstance(link, ssl.SSLCertVerificationError) for link in chain(error)):
+        advice = (
+            "add ssl_ca_certs=FILE to the query of IDENTITY_CREDENTIAL_STORE, or correct its host"
+        )
+    elif is_plain and any(isinstance(link, ConnectionResetError) for link in chain(error)):
+        advice = "if the server speaks TLS at this port, use rediss:// in IDENTITY_CREDENTIAL_STORE"
+    return f"{reason or 'the connection was closed'}; {advice}"

@@ -15,7 +15,7 @@ from support.replicas import Replicas, Reply
 from support.services import INTERNAL_TOKEN
 
 from identity_client import IdentityApiClient, RegisterServiceRequest, RegisterServiceResponse
-from identity_client.server import EmbeddedBackend, IdentityServer, Settings
+from identity_client.server import EmbeddedBackend, IdentityServer, ServerSettings
 from identity_client.server.oauth import CERTS_PATH
 
 MakeReplicas = Callable[..., Replicas]
@@ -27,7 +27,7 @@ class CountingBackend(EmbeddedBackend):
     """Counts the secrets that were made; each one makes the one before it useless."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(Settings(**settings))
+        super().__init__(ServerSettings(**settings))
         self.secrets_made = 0
 
     def register(self, request: RegisterServiceRequest, root_url: str) -> RegisterServiceResponse:

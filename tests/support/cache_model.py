@@ -21,8 +21,10 @@ from identity_client import (
 )
 from identity_client._http.retry import Backoff
 from identity_client._tokens.cache import (
+    MAX_REVOCATIONS,
     MIN_REFRESH_INTERVAL,
     RECHECK_INTERVAL,
+    REJECTION_MEMORY,
     Failure,
     Invalidation,
     RefreshAttempt,
@@ -79,7 +81,8 @@ class CacheMachine(RuleBasedStateMachine):
         self.forced = False
         self.began_at = (-1e9, -1e9)
         self.rejected: Issued | None = None
-        self.next_rejection_at = -1e9
+        self.next_rejection_at = self.rejected_at = -1e9
+        self.revocations = 0
         self.closed: IdentityError | None = None
         self.slept_at = -1e9
 
@@ -190,21 +193,26 @@ class CacheMachine(RuleBasedStateMachine):
         outcome, _ = self.cache.invalidate(value, was_accepted=was_accepted)
         if not (self.usable() and self.current is not None and self.current.value == value):
             assert outcome is Invalidation.IGNORED
-        elif (self.retry_at is not None and now < self.retry_at) or (
-            not was_accepted and now < self.next_rejection_at
-        ):
+            return
+        is_first = now - self.rejected_at > REJECTION_MEMORY
+        was_revoked = was_accepted and (is_first or self.revocations < MAX_REVOCATIONS)
+        if self.retry_at is not None or (not was_revoked and now < self.next_rejection_at):
             assert outcome is Invalidation.SERVED_ON
         else:
             assert outcome is Invalidation.REPLACING
             self.current, self.rejected = None, self.current
             self.era += 1
-            if not was_accepted:
+            self.rejected_at = now
+            if is_first:
+                self.revocations = 0
+            if was_revoked:
+                self.revocations += 1
+            else:
                 self.next_rejection_at = now + FixedPauses.PAUSE
 
     @rule()
     def a_refresh_is_requested(self) -> None:
         self.cache.request_refresh()
-        self.era += 1
         self.forced = True
 
     @rule()

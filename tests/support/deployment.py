@@ -111,7 +111,7 @@ class Deployment(ABC):
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                slowest = max(answer.seconds for answer in self.answers)
+                slowest = max((answer.seconds for answer in self.answers), default=0.0)
                 print(f"{len(self.answers)} answers, the slowest in {slowest:.2f} s")
                 if self._process.returncode is None:
                     self._end()
@@ -138,16 +138,20 @@ class WebDeployment(Deployment):
         command: the same, with ``{address}`` for where to listen.
         environment: what is added to the environment.
         log: the file for what they write.
+        path: what is asked for.
     """
 
-    def __init__(self, command: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, command: str, environment: Mapping[str, str], log: Path, path: str = "/"
+    ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self._port: int = listener.getsockname()[1]
+        self._path = path
         address = f"127.0.0.1:{self._port}"
         super().__init__(command.format(address=address), environment, log)
 
     def _ask(self) -> Answer:
-        url = f"http://127.0.0.1:{self._port}/"
+        url = f"http://127.0.0.1:{self._port}{self._path}"
         return Answer(**requests.get(url, timeout=STARTS_WITHIN).json())
 
     def _wait_until_ready(self) -> None:

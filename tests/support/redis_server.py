@@ -17,23 +17,28 @@ PASSWORD = "password-of-redis"
 
 
 class RedisServer:
-    """Starts, stops and restarts a server; a restarted one is empty."""
+    """Starts, stops and restarts a server; a restarted one is empty.
 
-    def __init__(self, *options: str, port: int = 0) -> None:
+    With a certificate, a file with its key and authority, too, it speaks TLS only.
+    """
+
+    def __init__(self, *options: str, port: int = 0, certificate: str | None = None) -> None:
         self._program = needs("redis-server", "apt install redis-server")
         self._options = options
+        self._certificate = certificate
         self._folder = tempfile.TemporaryDirectory()
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", port)) as listener:
             self.port: int = listener.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        scheme = "redis" if certificate is None else "rediss"
+        self.url = f"{scheme}://127.0.0.1:{self.port}/0"
 
     @property
     def client(self) -> Any:
         return redis.Redis(port=self.port)
 
     def start(self) -> None:
-        arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        arguments = [*self._listen(), "--bind", "127.0.0.1", "--save", ""]
         self._process = subprocess.Popen(
             [self._program, *arguments, "--dir", self._folder.name, *self._options],
             stdout=subprocess.DEVNULL,
@@ -45,6 +50,15 @@ class RedisServer:
             except ConnectionRefusedError:
                 assert self._process.poll() is None, "redis-server does not start"
                 time.sleep(0.01)
+
+    def _listen(self) -> list[str]:
+        if self._certificate is None:
+            return ["--port", str(self.port)]
+        files = [f"--tls-{kind}-file" for kind in ("cert", "key", "ca-cert")]
+        return [
+            *("--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"),
+            *(argument for option in files for argument in (option, self._certificate)),
+        ]
 
     def stop(self) -> None:
         if self._process is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from identity_client import IdentityBootstrapService
-from support.canned import Asked, Canned, reply, token_reply
+from support.canned import Asked, Canned, CannedServer, reply, token_reply
 from support.services import StartCanned
 
 REJECTED = reply({"error": "unauthorized_client"}, 401)
@@ -59,6 +60,16 @@ class Scripted:
                 again = json.loads(asked.body)["regenerateSecret"]
                 short.append("register and regenerate" if again else "register")
         return short
+
+
+def numbered_tokens(endpoint: CannedServer, lifetime: float) -> None:
+    """Let an endpoint issue a new token for each request, each for `lifetime` seconds."""
+    numbers = itertools.count(len(endpoint.asked))
+
+    def prepare(asked: Asked) -> None:
+        endpoint.answers[0] = token_reply(f"token-{next(numbers)}", expires_in=lifetime)
+
+    endpoint.before_answer = prepare
 
 
 def existing(url: str, secret: str | None = None, *, regenerated: bool = False) -> Canned:

@@ -9,8 +9,8 @@ from identity_client.server import AppServer, IdentityServer
 from .keycloak import Realm, claims
 
 
-class Stage(Protocol):
-    """An identity-api, its token endpoint, and what an administrator can do behind its back."""
+class IdentityEnvironment(Protocol):
+    """An identity-api, its token endpoint, and what an administrator can change there."""
 
     url: str
     issuer: str
@@ -31,7 +31,7 @@ class Stage(Protocol):
         ...
 
 
-class EmbeddedStage:
+class EmbeddedEnvironment:
     """The embedded server."""
 
     def __init__(self, server: IdentityServer) -> None:
@@ -48,7 +48,7 @@ class EmbeddedStage:
         return "alice"
 
     def disable(self, name: str) -> None:
-        self._client(name).enabled = False
+        assert self._backend.disable_client(name)
 
     def delete(self, name: str) -> None:
         self._backend.delete_client(name)
@@ -71,7 +71,7 @@ class EmbeddedStage:
         return client
 
 
-class KeycloakStage:
+class KeycloakEnvironment:
     """An identity-api in front of a realm of Keycloak."""
 
     def __init__(self, server: AppServer, realm: Realm) -> None:
