@@ -4,16 +4,24 @@ Needs the extra ``server``: ``pip install "xemahq-identity-client[server]"``.
 """
 
 from .app import create_app
-from .backend import Backend, BackendError, EmbeddedBackend
+from .backend import Backend, BackendError, Client, EmbeddedBackend, IssuedToken
+from .faults import FaultInjector, ServerSettings
+from .request_log import LoggedRequest, RequestLog
 from .runner import AppServer, IdentityServer
-from .switchboard import Settings
+from .scenario import Scenario
 
 __all__ = [
     "AppServer",
     "Backend",
     "BackendError",
+    "Client",
     "EmbeddedBackend",
+    "FaultInjector",
     "IdentityServer",
-    "Settings",
+    "IssuedToken",
+    "LoggedRequest",
+    "RequestLog",
+    "Scenario",
+    "ServerSettings",
     "create_app",
 ]

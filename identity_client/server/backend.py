@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+import time
 import uuid
 from typing import Protocol
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from ..models import (
     EnsureSystemOrgRequest,
@@ -16,7 +17,7 @@ from ..models import (
     VerifyMembershipParams,
     VerifyMembershipResponse,
 )
-from .switchboard import Settings, Switchboard
+from .faults import FaultInjector, ServerSettings
 
 ROLES = ("micro-service",)
 
@@ -25,10 +26,10 @@ TOKEN_PATH = f"/realms/{REALM}/protocol/openid-connect/token"
 
 
 class BackendError(Exception):
-    """A call cannot be answered.
+    """The backend cannot carry out a call.
 
     Attributes:
-        status: the HTTP status that says so: 409, 502 or 503.
+        status: the HTTP status to respond with: 409, 502 or 503.
         message: why, without secrets.
     """
 
@@ -39,19 +40,19 @@ class BackendError(Exception):
 
 
 class Backend(Protocol):
-    """What the contract's calls need; everything may raise `BackendError`."""
+    """What the contract's calls need; each may raise `BackendError`."""
 
     def register(self, request: RegisterServiceRequest, root_url: str) -> RegisterServiceResponse:
-        """Create a client, or find it; a secret is told only when it is new.
+        """Create a client, or find it; the secret is returned only if it is new.
 
         Args:
             request: what to register.
-            root_url: the address that the caller knows this server by.
+            root_url: the address under which the caller reached this server.
         """
         ...
 
     def membership(self, params: VerifyMembershipParams) -> VerifyMembershipResponse:
-        """Say whether a user is a member of an organization, and in which role."""
+        """Return whether a user is a member of an organization, and in which role."""
         ...
 
     def ensure_organization(self, request: EnsureSystemOrgRequest) -> Organization:
@@ -59,13 +60,21 @@ class Backend(Protocol):
         ...
 
     def organization(self, name: str) -> Organization | None:
-        """Return a system organization by its name."""
+        """Return a system organization by its name, or None when it does not exist."""
         ...
+
+
+@frozen
+class IssuedToken:
+    """When an access token was issued, and when it expires; in seconds since the epoch."""
+
+    issued_at: float
+    expires_at: float
 
 
 @define(eq=False)
 class Client:
-    """A registered service and its OAuth2 client."""
+    """A registered service and its OAuth2 client; times are in seconds since the epoch."""
 
     id: str
     client_id: str
@@ -73,19 +82,26 @@ class Client:
     enabled: bool = True
     roles: tuple[str, ...] = ROLES
     subject: str = field(factory=lambda: str(uuid.uuid4()))
+    registered_at: float = field(factory=time.time)
+    secret_changed_at: float = field(factory=time.time)
+    last_token: IssuedToken | None = None
+
+    def rotate_secret(self) -> None:
+        """Replace the secret; the old one is rejected from now on."""
+        self.secret = _new_secret()
+        self.secret_changed_at = time.time()
 
 
-class EmbeddedBackend(Switchboard):
-    """An identity-api's memory, with a switchboard for its faults. Thread-safe."""
+class EmbeddedBackend(FaultInjector):
+    """An identity-api's memory, and the faults of its server. Thread-safe."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: ServerSettings | None = None) -> None:
         super().__init__(settings)
         self._clients: dict[str, Client] = {}
         self._organizations: dict[str, Organization] = {}
         self._members: dict[VerifyMembershipParams, str] = {}
 
     def register(self, request: RegisterServiceRequest, root_url: str) -> RegisterServiceResponse:
-        """Create a client, or find it; a secret is told only when it is new."""
         self.count("register")
         with self._lock:
             client = self._clients.get(request.name)
@@ -94,7 +110,7 @@ class EmbeddedBackend(Switchboard):
                 client = Client(str(uuid.uuid4()), request.name, _new_secret())
                 self._clients[request.name] = client
             elif request.regenerate_secret:
-                client.secret = _new_secret()
+                client.rotate_secret()
             regenerated = existed and request.regenerate_secret
             return RegisterServiceResponse(
                 id=client.id,
@@ -106,26 +122,45 @@ class EmbeddedBackend(Switchboard):
                 secret_regenerated=regenerated,
             )
 
-    def rotate_secret(self, name: str) -> bool:
-        """Rotate a client's secret without telling its users; return whether there is such one."""
+    def clients(self) -> list[Client]:
+        """Return all clients, in the order of their registration."""
         with self._lock:
-            client = self._clients.get(name)
-            if client is not None:
-                client.secret = _new_secret()
-            return client is not None
+            return list(self._clients.values())
 
     def client(self, client_id: str) -> Client | None:
-        """Return a client by its id."""
+        """Return a client by its client_id, or None when it is not registered."""
         with self._lock:
             return self._clients.get(client_id)
 
-    def delete_client(self, client_id: str) -> None:
-        """Forget a client."""
+    def rotate_secret(self, name: str) -> bool:
+        """Rotate a client's secret, as an administrator would.
+
+        Args:
+            name: the name of its service, which is its client_id.
+
+        Returns:
+            Whether the client exists.
+        """
         with self._lock:
-            self._clients.pop(client_id, None)
+            client = self._clients.get(name)
+            if client is not None:
+                client.rotate_secret()
+            return client is not None
+
+    def disable_client(self, name: str) -> bool:
+        """Reject a client's token requests; return whether the client exists."""
+        return self._set_enabled(name, False)
+
+    def enable_client(self, name: str) -> bool:
+        """Undo `disable_client`; return whether the client exists."""
+        return self._set_enabled(name, True)
+
+    def delete_client(self, name: str) -> bool:
+        """Delete a client; return whether it existed."""
+        with self._lock:
+            return self._clients.pop(name, None) is not None
 
     def ensure_organization(self, request: EnsureSystemOrgRequest) -> Organization:
-        """Create a system organization unless it exists, and return it."""
         with self._lock:
             return self._organizations.setdefault(
                 request.name,
@@ -135,20 +170,31 @@ class EmbeddedBackend(Switchboard):
             )
 
     def organization(self, name: str) -> Organization | None:
-        """Return a system organization by its name."""
         with self._lock:
             return self._organizations.get(name)
 
     def add_member(self, user_id: str, org_id: str, role: str) -> None:
-        """Make a user a member of an organization."""
+        """Make a user a member of an organization.
+
+        Args:
+            user_id: the user's id.
+            org_id: the organization's id.
+            role: the role of the user there; it replaces an earlier one.
+        """
         with self._lock:
             self._members[VerifyMembershipParams(user_id=user_id, org_id=org_id)] = role
 
     def membership(self, params: VerifyMembershipParams) -> VerifyMembershipResponse:
-        """Say whether a user is a member of an organization, and in which role."""
         with self._lock:
             role = self._members.get(params)
         return VerifyMembershipResponse(is_member=role is not None, role=role)
+
+    def _set_enabled(self, name: str, enabled: bool) -> bool:
+        with self._lock:
+            client = self._clients.get(name)
+            if client is not None:
+                client.enabled = enabled
+            return client is not None
 
 
 def _new_secret() -> str:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote
@@ -39,13 +40,17 @@ from ..models import (
 from .backend import ROLES, BackendError
 
 # Attributes in Keycloak. A client without the first was not registered here, and is left alone:
-# it may be an administrator's, whose secret is not for everybody who has the internal token.
+# it may be an administrator's, whose secret the internal token must not give access to.
 SERVICE_TYPE = "identity-api.service-type"
 DISPLAY_NAME = "displayName"
 
 # The user name of a service account is this and the client's, in a column of 255 UTF-16 units.
 _PREFIX = "service-account-"
 _COLUMN = 255
+
+# Keycloak's responses while another request is still creating the client's service account.
+_UNFINISHED = (400, 404, 409)
+_PAUSE = 0.1
 
 _HINTS = {
     401: "check IDENTITY_KEYCLOAK_CLIENT_ID and IDENTITY_KEYCLOAK_CLIENT_SECRET",
@@ -68,6 +73,7 @@ class KeycloakBackend:
 
     Attributes:
         url: the address of Keycloak, with a slash at its end.
+        realm: the realm's name.
     """
 
     def __init__(
@@ -81,26 +87,22 @@ class KeycloakBackend:
         token_lifetime: int | None = None,
     ) -> None:
         self.url: str = url.rstrip("/") + "/"
+        self.realm: str = realm
         self._realm = quote(realm, safe="")
         self._client_id = client_id
         self._client_secret = client_secret
         self._timeout = timeout
         self._token_lifetime = token_lifetime
-        self._of_thread = threading.local()
+        self._thread_local = threading.local()
 
     def register(self, request: RegisterServiceRequest, root_url: str) -> RegisterServiceResponse:
-        """Create a client with a service account, or find it; tell its secret when it is new."""
-        with self._asking() as admin:
+        """Create a client with a service account, or find it; return its secret if it is new."""
+        with self._translate_errors() as admin:
             _check_length(request.name, _COLUMN - len(_PREFIX))
             _check_length(request.display_name, _COLUMN)
             _check_length(request.description or "", _COLUMN)
-            client_id = self._find_client(admin, request.name)
-            existed = client_id is not None or not self._create_client(admin, request)
-            client_id = client_id or self._find_client(admin, request.name)
-            if client_id is None:
-                raise BackendError(409, f"the name {request.name!r} is too like another client's")
-            account = admin.get_client_service_account_user(client_id)
-            admin.assign_realm_roles(account["id"], [_role(admin, name) for name in ROLES])
+            client_id, existed = self._ensure_client(admin, request)
+            self._assign_roles(admin, client_id)
             secret: str | None = None
             if existed and request.regenerate_secret:
                 secret = admin.generate_client_secrets(client_id)["value"]
@@ -117,14 +119,14 @@ class KeycloakBackend:
             )
 
     def membership(self, params: VerifyMembershipParams) -> VerifyMembershipResponse:
-        """Say whether a user is a member; the role is its first group in the organization."""
-        with self._asking() as admin:
+        """Return whether a user is a member; the role is its first group in the organization."""
+        with self._translate_errors() as admin:
             member = f"{quote(params.org_id, safe='')}/members/{quote(params.user_id, safe='')}"
-            # Dots would be taken for steps in the path, by everything on the way.
+            # Everything on the way would resolve dots as steps in the path.
             dots = {params.org_id, params.user_id} & {".", ".."}
             found = None if dots else self._get(admin, f"organizations/{member}")
             if found is None or found["id"] != params.user_id:
-                # Nothing is found in a realm that is not there either; this raises then.
+                # A missing realm has no members either; this raises then.
                 admin.get_organizations({"first": 0, "max": 1})
                 return VerifyMembershipResponse(is_member=False)
             groups = self._get(admin, f"organizations/{member}/groups") or []
@@ -134,7 +136,7 @@ class KeycloakBackend:
     def ensure_organization(self, request: EnsureSystemOrgRequest) -> Organization:
         """Create an organization unless it exists, and return it."""
         _check_length(request.name, _COLUMN)
-        with self._asking() as admin:
+        with self._translate_errors() as admin:
             found = _find_organization(admin, request.name)
             if found is None:
                 plain = re.fullmatch(r"[\w.-]+", request.name, re.ASCII)
@@ -143,34 +145,73 @@ class KeycloakBackend:
                     "alias": request.name if plain else str(uuid.uuid4()),
                     "attributes": {DISPLAY_NAME: [request.display_name]},
                 }
-                _created(lambda: admin.create_organization(wanted))
+                _created(
+                    lambda: admin.create_organization(wanted),
+                    lambda: _find_organization(admin, request.name) is not None,
+                )
                 found = _find_organization(admin, request.name)
             if found is None:
-                raise BackendError(409, f"the name {request.name!r} is another's alias")
+                raise BackendError(
+                    409, f"the name {request.name!r} is already the alias of another organization"
+                )
             return found
 
     def organization(self, name: str) -> Organization | None:
         """Return an organization by its name."""
-        with self._asking() as admin:
+        with self._translate_errors() as admin:
             return _find_organization(admin, name)
 
     def rotate_secret(self, name: str) -> bool:
-        """Rotate a client's secret without telling its users; return whether there is such one."""
-        with self._asking() as admin:
+        """Rotate a client's secret, as an administrator would; return whether the client exists."""
+        with self._translate_errors() as admin:
             client_id = self._find_client(admin, name)
             if client_id is not None:
                 admin.generate_client_secrets(client_id)
             return client_id is not None
 
     def delete_client(self, name: str) -> None:
-        """Delete a client that was registered here, if there is such one."""
-        with self._asking() as admin:
+        """Delete a client that was registered here, if it exists."""
+        with self._translate_errors() as admin:
             client_id = self._find_client(admin, name)
             if client_id is not None:
                 admin.delete_client(client_id)
 
+    def _ensure_client(
+        self, admin: KeycloakAdmin, request: RegisterServiceRequest
+    ) -> tuple[str, bool]:
+        """Return a client's id in Keycloak, and whether it existed before."""
+        client_id = self._find_client(admin, request.name)
+        existed = client_id is not None or not self._create_client(admin, request)
+        client_id = client_id or self._find_client(admin, request.name)
+        if client_id is None:
+            raise BackendError(
+                409,
+                f"the name {request.name!r} conflicts with another client's: their service "
+                "accounts would have the same name in Keycloak, which ignores case",
+            )
+        return client_id, existed
+
+    def _assign_roles(self, admin: KeycloakAdmin, client_id: str) -> None:
+        """Give a client's service account its roles, also while another request is making it.
+
+        A client is visible before its service account: a request that finds the client of a
+        simultaneous registration, perhaps one of another instance, comes in between.
+        """
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                account = admin.get_client_service_account_user(client_id)
+                roles = [_ensure_role(admin, name) for name in ROLES]
+                admin.assign_realm_roles(account["id"], roles)
+            except KeycloakError as error:
+                if error.response_code not in _UNFINISHED or time.monotonic() > deadline:
+                    raise
+                time.sleep(_PAUSE)
+            else:
+                return
+
     def _create_client(self, admin: KeycloakAdmin, request: RegisterServiceRequest) -> bool:
-        """Create a client; return False when another request was faster."""
+        """Create a client; return False if it exists by now."""
         attributes: dict[str, Any] = {SERVICE_TYPE: request.service_type}
         if self._token_lifetime is not None:
             attributes["access.token.lifespan"] = self._token_lifetime
@@ -187,7 +228,10 @@ class KeycloakBackend:
             "directAccessGrantsEnabled": False,
             "attributes": attributes,
         }
-        return _created(lambda: admin.create_client(wanted))
+        return _created(
+            lambda: admin.create_client(wanted),
+            lambda: self._find_client(admin, request.name) is not None,
+        )
 
     def _find_client(self, admin: KeycloakAdmin, name: str) -> str | None:
         client_id = admin.get_client_id(name)
@@ -196,35 +240,35 @@ class KeycloakBackend:
         if SERVICE_TYPE not in admin.get_client(client_id).get("attributes", {}):
             raise BackendError(
                 409,
-                f"the client {name!r} was not registered here; to let it be, give it the "
-                f"attribute {SERVICE_TYPE} in Keycloak",
+                f"the client {name!r} was not registered here; to allow that it is used, give it "
+                f"the attribute {SERVICE_TYPE} in Keycloak",
             )
         return client_id
 
     def _get(self, admin: KeycloakAdmin, path: str) -> Any:
-        answer = admin.connection.raw_get(f"admin/realms/{self._realm}/{path}")
-        if answer.status_code in (400, 404):
+        response = admin.connection.raw_get(f"admin/realms/{self._realm}/{path}")
+        if response.status_code in (400, 404):
             return None
-        return raise_error_from_response(answer, KeycloakGetError)
+        return raise_error_from_response(response, KeycloakGetError)
 
     @contextmanager
-    def _asking(self) -> Generator[KeycloakAdmin, None, None]:
-        """Turn what goes wrong with Keycloak into errors of this server."""
+    def _translate_errors(self) -> Generator[KeycloakAdmin, None, None]:
+        """Raise what fails with Keycloak as a `BackendError`."""
         keycloak = f"Keycloak at {shown_url(self.url)}"
         try:
             yield self._admin()
         except KeycloakConnectionError:
-            message = f"{keycloak} cannot be reached, or does not answer"
+            message = f"{keycloak} is unreachable or timed out; check IDENTITY_KEYCLOAK_URL"
             raise BackendError(503, message) from None
         except KeycloakError as error:
-            raise _failure(keycloak, error) from None
+            raise _backend_error(keycloak, error) from None
         except (AttributeError, LookupError, TypeError, ValueError):
-            # The library's own messages quote the answer, which may hold a secret.
-            raise BackendError(502, f"{keycloak} gave an answer that cannot be used") from None
+            # The library's own messages quote the response, which may contain a secret.
+            raise BackendError(502, f"{keycloak} returned an invalid response") from None
 
     def _admin(self) -> KeycloakAdmin:
-        """Return this thread's own: the library's connections are not for several at once."""
-        admin: KeycloakAdmin | None = getattr(self._of_thread, "admin", None)
+        """Return this thread's own: the library's connections are not thread-safe."""
+        admin: KeycloakAdmin | None = getattr(self._thread_local, "admin", None)
         if admin is None:
             connection = KeycloakOpenIDConnection(
                 server_url=self.url,
@@ -234,19 +278,28 @@ class KeycloakBackend:
                 grant_type="client_credentials",
                 timeout=self._timeout,
             )
-            admin = self._of_thread.admin = KeycloakAdmin(connection=connection)
+            admin = self._thread_local.admin = KeycloakAdmin(connection=connection)
         return admin
 
 
-def _role(admin: KeycloakAdmin, name: str) -> dict[str, Any]:
-    """Return a realm role; make it where there is none."""
+def _ensure_role(admin: KeycloakAdmin, name: str) -> dict[str, Any]:
+    """Return a realm role; create it if it is missing."""
+    role = _find_role(admin, name)
+    if role is None:
+        _created(
+            lambda: admin.create_realm_role({"name": name}),
+            lambda: _find_role(admin, name) is not None,
+        )
+    return role or admin.get_realm_role(name)
+
+
+def _find_role(admin: KeycloakAdmin, name: str) -> dict[str, Any] | None:
     try:
         return admin.get_realm_role(name)
     except KeycloakGetError as error:
         if error.response_code != 404:
             raise
-    _created(lambda: admin.create_realm_role({"name": name}))
-    return admin.get_realm_role(name)
+        return None
 
 
 def _find_organization(admin: KeycloakAdmin, name: str) -> Organization | None:
@@ -258,12 +311,17 @@ def _find_organization(admin: KeycloakAdmin, name: str) -> Organization | None:
     return None
 
 
-def _created(create: Any) -> bool:
-    """Create something; return False when it exists already."""
+def _created(create: Callable[[], Any], exists: Callable[[], bool]) -> bool:
+    """Create something; return False if it exists already.
+
+    Keycloak returns 409, and 500 to some of the requests that come in the same moment: there it
+    is the database that rejects all but the first.
+    """
     try:
         create()
     except KeycloakPostError as error:
-        if error.response_code != 409:
+        status = error.response_code or 500
+        if status != 409 and not (status >= 500 and exists()):
             raise
         return False
     return True
@@ -271,10 +329,10 @@ def _created(create: Any) -> bool:
 
 def _check_length(text: str, limit: int) -> None:
     if len(text.encode("utf-16-le")) > 2 * limit:
-        raise codec.CodecError(f"Keycloak takes texts of {limit} UTF-16 units at most there")
+        raise codec.CodecError(f"a text has more than {limit} UTF-16 units, Keycloak's limit there")
 
 
-def _failure(keycloak: str, error: KeycloakError) -> BackendError:
+def _backend_error(keycloak: str, error: KeycloakError) -> BackendError:
     status = error.response_code or 500
     if status >= 500:
         return BackendError(503, f"{keycloak} returned HTTP {status}")

@@ -10,33 +10,67 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import attrs
 from attrs import frozen
 from flask import Flask
 
+from .._environment import _variable
 from .._frames import hide_frames
-from ..config import (
+from .._settings import (
     ValidatedRecord,
-    _base_url,
-    _config_error,
-    _field,
-    _header_text,
-    _text,
-    _variable,
+    check_base_url,
+    check_header_text,
+    check_text,
+    config_error,
+    setting,
 )
 from .app import create_app
 
 if TYPE_CHECKING:
     from .keycloak import KeycloakBackend
 
-_T = TypeVar("_T", bound="KeycloakSettings")
+_Backend = TypeVar("_Backend", bound="KeycloakBackend")
 
 
 @frozen(kw_only=True, eq=False, repr=False)
-class KeycloakSettings(ValidatedRecord):
-    """Where Keycloak is, and the client of identity-api there.
+class _EnvironmentSettings(ValidatedRecord):
+    @classmethod
+    @hide_frames
+    def from_env(cls, environ: Mapping[str, str], **overrides: str | None) -> Self:
+        """Read the settings from environment variables; each secret may come from a ``_FILE``.
+
+        Args:
+            environ: the variables to read.
+            overrides: settings that win over the variables, unless they are None.
+
+        Raises:
+            ConfigurationError: a setting is missing or invalid.
+        """
+        values: dict[str, Any] = {}
+        for item in attrs.fields(cls):
+            value = overrides.get(item.name) or _variable(item, environ)
+            if value is None:
+                raise config_error(item, "is missing; set it")
+            values[item.name] = value
+        return cls(**values)
+
+
+@frozen(kw_only=True, eq=False, repr=False)
+class AccessSettings(_EnvironmentSettings):
+    """The secret of the callers.
+
+    Attributes:
+        internal_token: the bearer token that callers must have; not part of the repr.
+    """
+
+    internal_token: str = setting("IDENTITY_API_INTERNAL_TOKEN", check_header_text, secret=True)
+
+
+@frozen(kw_only=True, eq=False, repr=False)
+class KeycloakSettings(_EnvironmentSettings):
+    """Where Keycloak is, and the client that identity-api uses there.
 
     Attributes:
         url: the address of Keycloak.
@@ -45,38 +79,14 @@ class KeycloakSettings(ValidatedRecord):
         client_secret: its secret; not part of the repr.
     """
 
-    url: str = _field("IDENTITY_KEYCLOAK_URL", _base_url)
-    realm: str = _field("IDENTITY_KEYCLOAK_REALM", _text)
-    client_id: str = _field("IDENTITY_KEYCLOAK_CLIENT_ID", _text)
-    client_secret: str = _field("IDENTITY_KEYCLOAK_CLIENT_SECRET", _text, secret=True)
+    url: str = setting("IDENTITY_KEYCLOAK_URL", check_base_url)
+    realm: str = setting("IDENTITY_KEYCLOAK_REALM", check_text)
+    client_id: str = setting("IDENTITY_KEYCLOAK_CLIENT_ID", check_text)
+    client_secret: str = setting("IDENTITY_KEYCLOAK_CLIENT_SECRET", check_text, secret=True)
 
-    @classmethod
-    @hide_frames
-    def from_env(  # noqa: PYI019  # Self is not in Python 3.10
-        cls: type[_T], environ: Mapping[str, str], **overrides: str | None
-    ) -> _T:
-        """Read the settings from environment variables; each secret may come from a ``_FILE``.
-
-        Args:
-            environ: the variables to read.
-            overrides: settings that win over the variables, unless they are None.
-
-        Raises:
-            ConfigurationError: a setting is missing or cannot be used.
-        """
-        values: dict[str, Any] = {}
-        for setting in attrs.fields(cls):
-            value = overrides.get(setting.name) or _variable(setting, environ)
-            if value is None:
-                raise _config_error(setting, "is missing; set it")
-            values[setting.name] = value
-        return cls(**values)
-
-    def backend(self, token_lifetime: float | None) -> KeycloakBackend:
-        """Make what stands between the app and Keycloak; see `create_keycloak_app`."""
-        from .keycloak import KeycloakBackend  # needs an extra of its own
-
-        return KeycloakBackend(
+    def backend(self, kind: type[_Backend], token_lifetime: float | None = None) -> _Backend:
+        """Make a backend of a kind; the token lifetime is rounded up to whole seconds."""
+        return kind(
             self.url,
             self.realm,
             self.client_id,
@@ -85,30 +95,22 @@ class KeycloakSettings(ValidatedRecord):
         )
 
 
-@frozen(kw_only=True, eq=False, repr=False)
-class ServerSettings(KeycloakSettings):
-    """The same, and the internal token.
-
-    Attributes:
-        internal_token: the bearer token that callers must have; not part of the repr.
-    """
-
-    internal_token: str = _field("IDENTITY_API_INTERNAL_TOKEN", _header_text, secret=True)
-
-
 def create_keycloak_app(
     environ: Mapping[str, str] = os.environ,
     *,
     token_lifetime: float | None = None,
     **overrides: str | None,
 ) -> Flask:
-    """Make the app; see `ServerSettings`.
+    """Make the app; see `AccessSettings` and `KeycloakSettings`.
 
     Args:
         environ: the variables to read.
-        token_lifetime: seconds that tokens of newly registered services live, rounded up; None for
-            what the realm says.
-        overrides: settings that win over the variables, unless they are None.
+        token_lifetime: seconds until tokens of newly registered services expire, rounded up; None
+            for the realm's default.
+        overrides: settings of Keycloak that win over the variables, unless they are None.
     """
-    settings = ServerSettings.from_env(environ, **overrides)
-    return create_app(settings.internal_token, settings.backend(token_lifetime))
+    from .keycloak import KeycloakBackend  # needs an extra of its own
+
+    access = AccessSettings.from_env(environ)
+    keycloak = KeycloakSettings.from_env(environ, **overrides)
+    return create_app(access.internal_token, keycloak.backend(KeycloakBackend, token_lifetime))
