@@ -1,3 +1,3 @@
-from . import main
+from identity_client.cli import main
 
 main()

@@ -1,4 +1,4 @@
-"""Where the demo plays: on the embedded server, or on a Keycloak."""
+"""Where the demo runs: on the embedded server, or on a Keycloak."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
-from ..server import BackendError, IdentityServer, Settings
+from ..server import BackendError, IdentityServer, ServerSettings
 
 
-class Board(Protocol):
-    """What the demo turns and reads."""
+class FaultControls(Protocol):
+    """What the demo changes and reads on its identity-api."""
 
     requests: Counter[str]
 
-    def change(self, **settings: Any) -> Settings:
+    def change(self, **settings: Any) -> ServerSettings:
         """Change some settings."""
         ...
 
     def rotate_secret(self, name: str) -> bool:
-        """Rotate a client's secret without telling its users."""
+        """Rotate a client's secret, as an administrator would."""
         ...
 
 
-class Server(Protocol):
+class RunningServer(Protocol):
     """An identity-api that runs."""
 
     url: str
 
     @property
-    def backend(self) -> Board:
-        """What it keeps."""
+    def backend(self) -> FaultControls:
+        """Its faults and clients."""
         ...
 
 
-class Stage(Protocol):
-    """What the demo needs to know of where it plays.
+class DemoEnvironment(Protocol):
+    """What the demo needs to know of where it runs.
 
     Attributes:
         title: what it is, in a few words.
         service: the name of the service to register.
         realm: the realm of the token endpoint.
-        lifetime: seconds that its tokens live.
+        lifetime: seconds until its tokens expire.
     """
 
     title: str
@@ -53,16 +53,16 @@ class Stage(Protocol):
     realm: str
     lifetime: float
 
-    def serve(self, internal_token: str, port: int) -> AbstractContextManager[Server]:
+    def serve(self, internal_token: str, port: int) -> AbstractContextManager[RunningServer]:
         """Run an identity-api on a port of this machine."""
         ...
 
 
-class Embedded:
-    """The embedded server.
+class EmbeddedEnvironment:
+    """The embedded server; it keeps everything in memory.
 
     Args:
-        lifetime: seconds that its tokens live.
+        lifetime: seconds until its tokens expire.
     """
 
     title: str = "One microservice, one identity-api, real HTTP on loopback."
@@ -73,19 +73,18 @@ class Embedded:
         self.lifetime: float = lifetime
 
     def serve(self, internal_token: str, port: int) -> IdentityServer:
-        """Run it; it keeps everything in memory."""
-        settings = Settings(token_lifetime=self.lifetime)
+        settings = ServerSettings(token_lifetime=self.lifetime)
         return IdentityServer(internal_token, port=port, settings=settings)
 
 
-class OnKeycloak:
-    """A realm of a Keycloak, in which a client is made for the time of the demo.
+class KeycloakEnvironment:
+    """A realm of a Keycloak, in which a client exists for the time of the demo.
 
     Args:
         url: the address of Keycloak.
         realm: the realm.
-        lifetime: seconds that tokens live, rounded up.
-        environ: the variables with the client of identity-api there.
+        lifetime: seconds until tokens expire, rounded up.
+        environ: the variables with the client that identity-api uses there.
     """
 
     def __init__(
@@ -99,16 +98,15 @@ class OnKeycloak:
         self.realm: str = realm
         self.lifetime: float = math.ceil(lifetime)
         settings = wsgi.KeycloakSettings.from_env(environ, url=url, realm=realm)
-        self._keycloak = settings.backend(lifetime)
+        self._backend = settings.backend(relay.RelayedBackend, lifetime)
         self._relay = relay
 
     @contextmanager
-    def serve(self, internal_token: str, port: int) -> Generator[Server, None, None]:
-        """Run it, with a relay to Keycloak; in the end the client is deleted."""
-        backend = self._relay.RelayedBackend(self._keycloak, Settings())
-        with self._relay.RelayServer(internal_token, backend, port=port) as server:
+    def serve(self, internal_token: str, port: int) -> Generator[RunningServer, None, None]:
+        """Run it, with a relay to Keycloak; the client is deleted at the end."""
+        with self._relay.RelayServer(internal_token, self._backend, port=port) as server:
             try:
                 yield server
             finally:
-                with suppress(BackendError):  # of which the story has told
-                    self._keycloak.delete_client(self.service)
+                with suppress(BackendError):  # the demo has reported it
+                    self._backend.delete_client(self.service)
