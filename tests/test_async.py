@@ -8,10 +8,17 @@ import time
 from typing import Any
 
 import pytest
+import trio
 from support.canned import reply, token_reply
+from support.clock import FakeClock
 from support.services import MakeService, Preconfigured
 
-from identity_client import NotReadyError, ServiceClosedError, TokenEndpointError
+from identity_client import (
+    NotReadyError,
+    ServiceClosedError,
+    TokenEndpointError,
+)
+from identity_client._tokens.cache import RefreshAttempt
 from identity_client.server import IdentityServer
 
 LONG_PAUSES = {"base_retry_delay": 60.0, "max_retry_delay": 60.0}
@@ -115,3 +122,86 @@ def test_without_a_worker_the_coroutine_does_the_step(
     service = make_service(api)
     monkeypatch.setattr(service._worker, "ensure_running", lambda: False)
     assert asyncio.run(service.aget_access_token(10))
+
+
+def test_coroutines_of_trio_share_one_request_and_block_nothing(
+    preconfigured: Preconfigured,
+) -> None:
+    release = threading.Event()
+    service, endpoint = preconfigured()
+    endpoint.before_answer = lambda asked: release.wait(10)
+    threads = threading.active_count()
+    tokens = []
+
+    async def ask() -> None:
+        tokens.append(await service.aget_access_token(10))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(500):
+                nursery.start_soon(ask)
+            with pytest.raises(NotReadyError, match="an attempt is under way"):
+                await service.aget_access_token(0.1)
+            release.set()
+
+    trio.run(main)
+    assert tokens == ["a-token"] * 500
+    assert len(endpoint.asked) == 1
+    assert threading.active_count() <= threads + 2  # the worker, and the server's
+    assert asyncio.run(service.aget_access_token(5)) == "a-token"
+
+
+def test_a_trio_loop_that_is_gone_and_cancelled_tasks_disturb_no_other(
+    preconfigured: Preconfigured,
+) -> None:
+    release = threading.Event()
+    service, endpoint = preconfigured()
+    endpoint.before_answer = lambda asked: release.wait(10)
+
+    async def cancel() -> None:
+        with trio.move_on_after(0.05):
+            await service.aget_access_token(10)
+
+    trio.run(cancel)
+    release.set()
+    assert trio.run(service.aget_access_token, 10) == "a-token"
+
+
+def test_asyncio_tasks_wait_where_trio_is_their_guest(preconfigured: Preconfigured) -> None:
+    release = threading.Event()
+    service, endpoint = preconfigured()
+    endpoint.before_answer = lambda asked: release.wait(10)
+
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[Any] = loop.create_future()
+        trio.lowlevel.start_guest_run(
+            service.aget_access_token,
+            10,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=ended.set_result,
+        )
+        waiting = asyncio.create_task(service.aget_access_token(10))
+        await asyncio.sleep(0.05)
+        release.set()
+        return [await waiting, (await ended).unwrap()]
+
+    assert asyncio.run(main()) == ["a-token"] * 2
+
+
+def test_an_attempt_that_has_ended_is_not_waited_for(preconfigured: Preconfigured) -> None:
+    service, _ = preconfigured()
+    ended = RefreshAttempt()
+    trio.run(service._waiters.wait, ended, 10)
+    asyncio.run(service._waiters.wait(ended, 10))
+
+
+def test_a_token_with_its_expiry_is_returned_after_the_wall_clock_was_set(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    clock = FakeClock()
+    service = make_service(api, clock=clock)
+    token = service.get_access_token()
+    assert asyncio.run(service.aget_token()).value == token
+    clock.advance(400, asleep=True)  # the lock-free path looks at the monotonic clock only
+    assert asyncio.run(asyncio.wait_for(service.aget_token(), 20)).expires_in == 300

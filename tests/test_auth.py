@@ -15,7 +15,8 @@ from requests.adapters import HTTPAdapter
 from support.canned import Asked, Canned, CannedServer, reply, token_reply
 from support.services import MakeService, StartCanned
 
-from identity_client import IdentityBootstrapService
+from identity_client import ConfigurationError, IdentityBootstrapService
+from identity_client._http.hosts import TokenRecipients
 from identity_client.server import IdentityServer
 
 StaticCredentialsSource = Callable[..., tuple[IdentityBootstrapService, CannedServer]]
@@ -352,3 +353,41 @@ def test_a_netrc_file_that_serves_another_host_does_not_bring_the_token_there(
     assert sent is not None
     assert sent.startswith("Basic ")
     assert service.get_access_token() == "first"
+
+
+@pytest.mark.parametrize(
+    ("entry", "url"),
+    [
+        ("orders.internal.", "http://orders.internal/"),
+        ("orders.internal", "http://orders.internal./"),
+        ("Orders", "http://ORDERS/"),
+        ("b\u00fccher.example", "http://xn--bcher-kva.example/"),
+        ("*.example:8080", "http://a.example:8080/"),
+        ("[::1]:80", "http://[::1]/"),
+        ("[0:0:0:0:0:0:0:1]", "http://[::0001]/"),
+        ("[v7.a:b]", "http://[v7.a:b]/"),
+        ("my_service", "http://my_service/"),
+        ("10.0.0.*", "http://10.0.0.7/"),
+    ],
+)
+def test_a_host_may_be_written_in_several_ways(entry: str, url: str) -> None:
+    assert TokenRecipients([entry]).allows(url)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [" orders", "orders ", "orders-*", "*orders", "**.example", ".example", "orders\\x", "a..b",
+     "user@orders", "orders/path", "orders:port", "", "http://orders"],
+)  # fmt: skip
+def test_an_entry_that_would_never_match_is_refused(entry: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a host"):
+        TokenRecipients([entry])
+
+
+def test_the_hosts_that_are_remembered_are_limited() -> None:
+    recipients = TokenRecipients(None)
+    for number in range(5000):
+        recipients.note_accepted(f"host-{number}", "a-token")
+    assert recipients.has_accepted("host-4999", "a-token")
+    assert not recipients.has_accepted("host-0", "a-token")
+    assert sum(recipients.has_accepted(f"host-{n}", "a-token") for n in range(5000)) <= 1000

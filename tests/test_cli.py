@@ -8,28 +8,24 @@ import os
 import pty
 import re
 import runpy
-import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import attrs
 import click
 import pytest
-import requests
 from click.testing import CliRunner, Result
 from support import hostile
 from support.canned import reply, token_reply
 from support.scripted import registered
 from support.services import INTERNAL_TOKEN, MakeService, StartCanned
 
-from identity_client import IdentityApiClient, ServiceStatus, __version__
+from identity_client import ServiceStatus, __version__
 from identity_client.cli import main
 from identity_client.cli.commands import cli
 from identity_client.server import IdentityServer
@@ -45,6 +41,7 @@ REGISTERING = {
     "IDENTITY_API_URL": "{api_url}",
     "IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN,
 }
+STORING = {**REGISTERING, "IDENTITY_CREDENTIAL_STORE": "{store_url}"}
 PRECONFIGURED = {
     **NAMED,
     "SERVICE_CLIENT_ID": "orders",
@@ -85,6 +82,11 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def api_url(api: IdentityServer) -> str:
     return api.url
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/credentials.json"
 
 
 @pytest.fixture
@@ -170,7 +172,7 @@ def process(
     return call
 
 
-# --- token, wait and status ---
+# --- token, wait and try ---
 
 
 def test_token_prints_a_token_and_nothing_else(run: Run, api: IdentityServer) -> None:
@@ -189,20 +191,20 @@ def test_options_win_over_the_environment(run: Run, api: IdentityServer, down_ur
 
 
 def test_wait_prints_nothing_when_a_token_can_be_had(run: Run) -> None:
-    result = run("wait", **REGISTERING)
+    result = run("wait", **STORING)
     assert (result.exit_code, result.output) == (0, "")
 
 
 def test_wait_waits_out_an_outage(run: Run, canned: StartCanned) -> None:
     server = canned(reply({"message": "out of order"}, 503))
     server.answers.extend([registered(server.url), token_reply()])
-    result = run("wait", **{**REGISTERING, "IDENTITY_API_URL": server.url})
+    result = run("wait", **{**STORING, "IDENTITY_API_URL": server.url})
     assert (result.exit_code, result.output) == (0, "")
     assert len(server.asked) == 3
 
 
-def test_status_shows_a_table(run: Run) -> None:
-    result = run("status", **REGISTERING)
+def test_try_shows_a_table(run: Run) -> None:
+    result = run("try", **REGISTERING)
     assert result.exit_code == 0
     shown = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in result.stdout.splitlines())
     assert shown.keys() == {
@@ -217,8 +219,8 @@ def test_status_shows_a_table(run: Run) -> None:
     assert shown["registrations"] == shown["tokens issued"] == "1"
 
 
-def test_status_shows_json(run: Run) -> None:
-    result = run("status", "--json", **REGISTERING)
+def test_try_shows_json(run: Run) -> None:
+    result = run("try", "--json", **REGISTERING)
     assert result.exit_code == 0
     shown = json.loads(result.stdout)
     assert 280 < shown.pop("token_expires_in") <= 290
@@ -232,6 +234,7 @@ def test_status_shows_json(run: Run) -> None:
         "last_error": None,
         "next_attempt_in": None,
         "registrations": 1,
+        "registrations_failed": 0,
         "secrets_regenerated": 0,
         "tokens_issued": 1,
         "token_requests_failed": 0,
@@ -240,11 +243,9 @@ def test_status_shows_json(run: Run) -> None:
 
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["a table", "JSON"])
-def test_status_without_a_token_shows_why_and_exits_with_1(
-    run: Run, as_json: tuple[str, ...]
-) -> None:
+def test_try_without_a_token_shows_why_and_exits_with_1(run: Run, as_json: tuple[str, ...]) -> None:
     variables = {**REGISTERING, "IDENTITY_API_URL": "{refusing_url}"}
-    result = run("status", "--timeout", "0.2", *as_json, **variables)
+    result = run("try", "--timeout", "0.2", *as_json, **variables)
     assert result.exit_code == 1
     assert "PENDING" in result.stdout
     assert f"returned HTTP 403 ({REFUSAL})" in result.stdout
@@ -288,7 +289,7 @@ EXITS = [
     pytest.param(
         ["wait"],
         {
-            **REGISTERING,
+            **STORING,
             "IDENTITY_API_URL": "{down_url}",
             "IDENTITY_MAX_REGISTRATION_ATTEMPTS": "1",
         },
@@ -312,9 +313,9 @@ EXITS = [
     ),
     pytest.param(
         ["wait", "--timeout", "0.2"],
-        {**REGISTERING, **SLOW_TO_RETRY, "IDENTITY_API_URL": "{silent_url}"},
+        {**STORING, **SLOW_TO_RETRY, "IDENTITY_API_URL": "{silent_url}"},
         3,
-        "not ready after 0.2 s: no answer yet",
+        "not ready after 0.2 s: no response yet",
         id="wait: identity-api says nothing",
     ),
     pytest.param(
@@ -328,17 +329,17 @@ EXITS = [
         pytest.param(
             [name], {}, 2, "service_name (SERVICE_NAME) is missing", id=f"{name}: no settings"
         )
-        for name in ("token", "wait", "status")
+        for name in ("token", "wait", "try")
     ),
     *(
         pytest.param(
             [name, "--timeout", timeout],
             PRECONFIGURED,
             2,
-            "is not in the range" if timeout == "-1" else "timeout must be a number of seconds",
+            "is not in the range" if timeout == "-1" else "nan is not a number of seconds",
             id=f"{name}: a timeout of {timeout}",
         )
-        for name in ("token", "wait", "status")
+        for name in ("token", "wait", "try")
         for timeout in ("-1", "nan")
     ),
     pytest.param(
@@ -363,12 +364,14 @@ EXITS = [
         id="token: an address that is none",
     ),
     pytest.param(["tokens"], {}, 2, "No such command 'tokens'", id="a command that there is not"),
-    pytest.param(["serve"], {}, 2, "IDENTITY_API_INTERNAL_TOKEN is missing", id="serve: no token"),
+    pytest.param(
+        ["serve"], {}, 2, "(IDENTITY_API_INTERNAL_TOKEN) is missing", id="serve: no token"
+    ),
     pytest.param(
         ["serve"],
         {"IDENTITY_API_INTERNAL_TOKEN": ""},
         2,
-        "IDENTITY_API_INTERNAL_TOKEN is missing",
+        "(IDENTITY_API_INTERNAL_TOKEN) is empty",
         id="serve: an empty token",
     ),
     pytest.param(
@@ -493,8 +496,12 @@ def test_the_module_is_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["identity-client", "--version"])
+    spec = find_spec("identity_client.cli.__main__")
+    assert spec is not None
+    assert spec.origin is not None
     with pytest.raises(SystemExit) as caught:
-        runpy.run_module("identity_client.cli", run_name="__main__")
+        # By its path: pytest's import hook, which loads the packages of plugins, has no get_code.
+        runpy.run_path(spec.origin, run_name=spec.name)
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"identity-client, version {__version__}\n"
 
@@ -504,8 +511,9 @@ def test_the_help_names_every_command(run: Run, option: str) -> None:
     result = run(option)
     assert result.exit_code == 0
     assert isinstance(cli, click.Group)
-    assert set(cli.commands) == {"token", "wait", "status", "credentials", "serve", "demo"}
-    for name in cli.commands:
+    names = cli.list_commands(click.Context(cli))
+    assert {"token", "exec", "check", "wait", "try", "status", "doctor", "serve"} <= set(names)
+    for name in names:
         assert re.search(rf"^  {name} +\w", result.stdout, re.MULTILINE)
         assert run(name, option).exit_code == 0
 
@@ -513,7 +521,7 @@ def test_the_help_names_every_command(run: Run, option: str) -> None:
 # --- a service that exists ---
 
 
-@pytest.mark.parametrize("name", ["token", "wait", "status"])
+@pytest.mark.parametrize("name", ["token", "wait", "try"])
 @pytest.mark.parametrize(
     "variables",
     [
@@ -529,7 +537,7 @@ def test_the_secret_of_a_service_that_exists_is_left_alone(
     client = api.backend.client("orders")
     assert client is not None
     secret = client.secret
-    result = run(name, "--timeout", "0.3", **REGISTERING, **variables)
+    result = run(name, "--timeout", "0.3", **STORING, **variables)
     assert result.exit_code in (1, 3)
     assert "the service 'orders' is registered already" in result.output
     assert api.backend.client("orders") == client
@@ -538,7 +546,7 @@ def test_the_secret_of_a_service_that_exists_is_left_alone(
     assert api.backend.requests["token"] == 1
 
 
-@pytest.mark.parametrize("name", ["token", "wait", "status"])
+@pytest.mark.parametrize("name", ["token", "wait", "try"])
 def test_the_secret_of_a_service_that_exists_is_replaced_when_that_is_asked_for(
     run: Run, api: IdentityServer, make_service: MakeService, name: str
 ) -> None:
@@ -546,11 +554,25 @@ def test_the_secret_of_a_service_that_exists_is_replaced_when_that_is_asked_for(
     client = api.backend.client("orders")
     assert client is not None
     before = client.secret
-    variables = {**REGISTERING, "IDENTITY_ALLOW_SECRET_REGENERATION": "false"}
+    variables = {**STORING, "IDENTITY_ALLOW_SECRET_REGENERATION": "false"}
     result = run(name, "--allow-secret-regeneration", **variables)
     assert result.exit_code == 0
     assert client.secret != before
     assert client.secret not in result.output
+
+
+@pytest.mark.parametrize(
+    "command", [("token",), ("try",), ("wait",), ("exec", "--", "no-such-command")]
+)
+@pytest.mark.parametrize("word", ["false", "0", "No"])
+def test_a_secret_that_may_not_be_regenerated_is_not_lost(
+    run: Run, api: IdentityServer, command: tuple[str, ...], word: str
+) -> None:
+    result = run(*command, **REGISTERING, IDENTITY_ALLOW_SECRET_REGENERATION=word)
+    assert result.exit_code == 2
+    assert "credential_store (IDENTITY_CREDENTIAL_STORE) is memory:" in result.stderr
+    assert api.backend.client("orders") is None
+    assert run("token", **STORING, IDENTITY_ALLOW_SECRET_REGENERATION=word).exit_code == 0
 
 
 # --- progress ---
@@ -569,7 +591,7 @@ def test_the_secret_of_a_service_that_exists_is_replaced_when_that_is_asked_for(
 def test_on_a_terminal_the_command_shows_what_the_service_is_doing(
     run: Run, url: str, shown: str
 ) -> None:
-    variables = {**REGISTERING, **SLOW_TO_RETRY, "IDENTITY_API_URL": url, "FORCE_COLOR": "1"}
+    variables = {**STORING, **SLOW_TO_RETRY, "IDENTITY_API_URL": url, "FORCE_COLOR": "1"}
     result = run("wait", "--timeout", "0.3", **variables)
     assert result.exit_code == 3
     progress, _, told = result.stderr.partition("identity-client: not ready after 0.3 s: ")
@@ -603,106 +625,6 @@ def test_on_a_terminal_stdout_still_has_the_token_only(
     assert CLIENT_SECRET.encode() not in shown
 
 
-# --- serve ---
-
-
-@contextmanager
-def serving(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run ``serve`` as a process, and end it if the test does not."""
-    with subprocess.Popen(
-        command("serve", "--port", "0", *arguments),
-        env={**os.environ, "IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN},
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as started:
-        try:
-            assert started.stderr is not None
-            yield started, started.stderr.readline()
-        finally:
-            started.kill()
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_serve_answers_until_it_is_told_to_stop(number: signal.Signals, tmp_path: Path) -> None:
-    with serving("--token-lifetime", "5", cwd=tmp_path) as (started, line):
-        told = re.fullmatch(
-            r"identity-api for development, not for production, on (http://127\.0\.0\.1:\d+)\n",
-            line,
-        )
-        assert told is not None
-        with IdentityApiClient(told[1], INTERNAL_TOKEN) as client:
-            credentials = client.register_service(name="orders", display_name="Orders")
-        response = requests.post(
-            credentials.token_endpoint,
-            data={
-                "grant_type": "client_credentials",
-                "client_id": credentials.client_id,
-                "client_secret": credentials.client_secret,
-            },
-            timeout=LIMIT,
-        )
-        assert response.json()["expires_in"] == 5
-        assert requests.get(f"{told[1]}/dev/settings", timeout=LIMIT).status_code == 401
-        started.send_signal(number)
-        stdout, stderr = started.communicate(timeout=LIMIT)
-    assert (started.returncode, stdout) == (0, "")
-    # The server may have told that it was busy.
-    assert re.fullmatch(r"(Task queue depth is \d+\n)*stopped\n", stderr)
-
-
-@pytest.fixture
-def signals_as_before() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("signals_as_before")
-def test_serve_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("IDENTITY_API_INTERNAL_TOKEN", INTERNAL_TOKEN)
-    threads = set(threading.enumerate())
-    read_end, write_end = os.pipe()
-    seen: list[Any] = []
-
-    def use_and_stop() -> None:
-        try:
-            url = lines.readline().split()[-1]
-            seen.append(requests.get(f"{url}/health", timeout=LIMIT).json())
-        finally:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-        seen.append(lines.read())
-
-    user = threading.Thread(target=use_and_stop)
-    with os.fdopen(read_end) as lines:
-        with os.fdopen(write_end, "w") as stderr, redirect_stderr(stderr):
-            user.start()
-            cli.main(["serve", "--port", "0"], standalone_mode=False)
-        user.join()
-    assert seen == [{"status": "ok"}, "stopped\n"]
-    assert set(threading.enumerate()) <= threads
-
-
-def test_serve_refuses_a_port_that_is_in_use(run: Run) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as busy:
-        port = busy.getsockname()[1]
-        result = run("serve", "--port", str(port), IDENTITY_API_INTERNAL_TOKEN=INTERNAL_TOKEN)
-    assert result.exit_code == 2
-    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in result.stderr
-    assert result.stdout == ""
-
-
-# --- demo ---
-
-
-def test_a_demo_that_is_not_as_told_exits_with_1(run: Run) -> None:
-    result = run("demo", "--token-lifetime", "0.05")
-    assert result.exit_code == 1
-    assert re.search(r"\d of \d checks failed", result.stdout)
-
-
 # --- extras that are not installed ---
 
 _HIDE = (
@@ -710,11 +632,11 @@ _HIDE = (
 )
 
 
-@pytest.mark.parametrize("module", ["click", "rich"])
+@pytest.mark.parametrize(("module", "argument"), [("click", "--help"), ("rich", "demo")])
 def test_without_the_extra_cli_the_command_says_what_to_install(
-    process: Callable[..., subprocess.CompletedProcess[str]], module: str
+    process: Callable[..., subprocess.CompletedProcess[str]], module: str, argument: str
 ) -> None:
-    done = process(module, "--help", code=_HIDE)
+    done = process(module, argument, code=_HIDE)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(
         rf"identity-client: {module}(\.\w+)? is missing; "
@@ -781,18 +703,13 @@ def test_the_command_asks_for_the_extra_server(
     )
 
 
-def test_a_demo_without_a_client_in_keycloak_does_not_begin(run: Run) -> None:
-    result = run("demo", "--keycloak-url", "http://127.0.0.1:9")
-    assert result.exit_code == 2
-    assert "IDENTITY_KEYCLOAK_CLIENT_ID" in result.stderr
-
-
 @pytest.mark.parametrize("name", ["serve", "demo"])
 def test_the_command_asks_for_the_extra_keycloak(
     run: Run, hide: Callable[[str, str], None], name: str
 ) -> None:
-    importlib.import_module("identity_client.server.keycloak")
-    hide("identity_client.server.keycloak", "keycloak")
+    importlib.import_module("identity_client.server.relay")
+    for ours in ("identity_client.server.keycloak", "identity_client.server.relay"):
+        hide(ours, "keycloak")
     result = run(name, "--keycloak-url", "http://127.0.0.1:9", **ON_KEYCLOAK)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (

@@ -74,6 +74,7 @@ VARIABLES = {
     "scope": "IDENTITY_SCOPE",
     "ca_bundle": "IDENTITY_CA_BUNDLE",
     "client_cert": "IDENTITY_CLIENT_CERT",
+    "status_file": "IDENTITY_STATUS_FILE",
 }
 SECRETS = ("identity_api_internal_token", "client_secret", "credential_store_key")
 
@@ -135,13 +136,17 @@ def test_the_defaults_are_as_documented() -> None:
         "scope": None,
         "ca_bundle": None,
         "client_cert": None,
+        "status_file": None,
+        "env_prefix": "",
     }
     assert IdentityBootstrapConfig.from_env(ENVIRON) == config
 
 
 def test_every_setting_has_the_documented_variable() -> None:
     fields = attrs.fields_dict(IdentityBootstrapConfig)
-    assert {name: setting.metadata["env"] for name, setting in fields.items()} == VARIABLES
+    variables = {name: setting.metadata["env"] for name, setting in fields.items()}
+    assert variables.pop("env_prefix") is None
+    assert variables == VARIABLES
 
 
 @pytest.mark.parametrize(
@@ -561,6 +566,28 @@ def test_a_client_secret_file_is_read_when_it_is_named_and_whenever_it_is_asked_
     assert error.message.startswith(f"client_secret (SERVICE_CLIENT_SECRET) {_EMPTY}")
 
 
+@pytest.mark.parametrize("name", ["client_secret", "identity_api_internal_token"])
+def test_a_pipe_is_read_once_and_its_secret_is_kept(name: str) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"from-a-pipe\n")
+    os.close(writer)
+    environ = {**WITH_CREDENTIALS, f"{VARIABLES[name]}_FILE": f"/dev/fd/{reader}"}
+    del environ[VARIABLES[name]]
+    try:
+        for _ in range(2):
+            assert getattr(IdentityBootstrapConfig.from_env(environ), name) == "from-a-pipe"
+        del environ[f"{VARIABLES[name]}_FILE"]
+        given: dict[str, Any] = {f"{name}_file": f"/dev/fd/{reader}"}
+        config = IdentityBootstrapConfig.from_env(environ, **given)
+        read_again = {
+            "client_secret": config.read_client_secret,
+            "identity_api_internal_token": config.read_internal_token,
+        }
+        assert getattr(config, name) == read_again[name]() == "from-a-pipe"
+    finally:
+        os.close(reader)
+
+
 def test_an_internal_token_file_is_read_when_it_is_named_and_whenever_it_is_asked_for(
     secret_file: Callable[[bytes], str],
 ) -> None:
@@ -801,6 +828,32 @@ def test_two_services_of_one_process_have_variables_of_their_own(
     }
 
 
+def test_errors_at_run_time_name_the_variable_with_its_prefix(
+    secret_file: Callable[[bytes], str],
+) -> None:
+    names = ("IDENTITY_API_INTERNAL_TOKEN_FILE", "SERVICE_NAME", "IDENTITY_API_URL")
+    file = secret_file(b"a-token")
+    values = (file, "billing", "http://another-api")
+    environ = {f"BILLING_{name}": value for name, value in zip(names, values, strict=True)}
+    config = IdentityBootstrapConfig.from_env(environ, prefix="BILLING_")
+    assert config.read_internal_token() == "a-token"
+    Path(file).unlink()
+    for each in (config, attrs.evolve(config, service_description="copied")):
+        error = refusal(each.read_internal_token)
+        assert error.message.startswith(
+            "identity_api_internal_token (BILLING_IDENTITY_API_INTERNAL_TOKEN) cannot be read from "
+            "the file that BILLING_IDENTITY_API_INTERNAL_TOKEN_FILE names: "
+        )
+    error = refusal(partial(attrs.evolve, config, scope=""))
+    assert error.message == f"scope (BILLING_IDENTITY_SCOPE) {_EMPTY}"
+
+
+@pytest.mark.parametrize("prefix", ["MY SERVICE_", None])
+def test_a_prefix_that_begins_no_name_is_refused(prefix: Any) -> None:
+    error = refusal(partial(IdentityBootstrapConfig, **REQUIRED, env_prefix=prefix))
+    assert error.message == "env_prefix must be the beginning of a variable's name, or empty"
+
+
 @pytest.mark.parametrize("prefix", ["", "BILLING_"])
 @pytest.mark.parametrize(
     ("variable", "meant"),
@@ -901,6 +954,8 @@ def test_the_options_of_a_client_do_not_show_the_token() -> None:
         *_times("timeout"),
         pytest.param("base_url", None, "must be a string", id="no URL"),
         pytest.param("base_url", "http://a?b=c", "must not have a query", id="a query"),
+        pytest.param("base_url", "http://a?", "ends with a question mark", id="a bare ?"),
+        pytest.param("base_url", "http://a/b#", "must not have a fragment", id="a bare #"),
         pytest.param("internal_token", None, "must be a string", id="no token"),
         pytest.param("internal_token", "hunter2 b", _ASCII, id="a blank"),
         pytest.param("client_cert", ("a", "b", "c"), _PAIR, id="three files"),

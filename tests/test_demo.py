@@ -1,4 +1,4 @@
-"""The demo: it shows what it claims, and says so when it does not."""
+"""The demo: its checks pass, fail when they have to, and are readable everywhere."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,48 +20,51 @@ from support.services import MakeService
 
 from identity_client import IdentityBootstrapService
 from identity_client.cli import demo
+from identity_client.cli.demo_load import LoadGenerator
+from identity_client.cli.demo_report import Report
 from identity_client.server import IdentityServer
 
+CallForAWhile = Callable[[Callable[[], str], float], LoadGenerator]
+
 CLAIMS = [
-    "start() does not wait",
-    "pauses double, with jitter",
-    "as few requests as can be",
+    "start() returns at once",
+    "retry delays double, with jitter",
+    "no request more than needed",
     "signed, and issued to this service",
-    "200 threads, one token request",
-    "all served within its time plus 150 ms",
-    "refreshed before it expires",
-    "no call waits for that",
-    "a new token in time, 0 failed calls",
-    "it recovers by itself, 0 failed calls",
-    "calls that failed or got an expired token",
+    "single-flight: one token request",
+    "all served within 1 s",
+    "refreshed before expiry",
+    "no call waits for the refresh",
+    "new token in time, no failed call",
+    "recovers by itself, no failed call",
+    "no failed call, no expired token",
 ]
 
 
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
-    logs = [logging.getLogger(name) for name in ("identity_client", "waitress.queue")]
-    handlers = [log.handlers[:] for log in logs]
+    log = logging.getLogger("identity_client")
+    handlers = log.handlers[:]
     yield
-    for log, before in zip(logs, handlers, strict=True):
-        log.handlers[:] = before
+    log.handlers[:] = handlers
 
 
 @pytest.fixture
-def tell() -> Callable[[float, bool], tuple[bool, str]]:
-    """Runs the demo; returns whether all was as told, and what was shown."""
+def run_demo() -> Callable[[float, bool], tuple[bool, str]]:
+    """Runs the demo; returns whether all checks passed, and what was printed."""
 
     def run(lifetime: float, terminal: bool) -> tuple[bool, str]:
         shown = io.StringIO()
-        console = Console(file=shown, force_terminal=terminal, width=120, highlight=False)
+        console = Console(file=shown, force_terminal=terminal, width=80, highlight=False)
         return demo.run(console, lifetime), shown.getvalue()
 
     return run
 
 
 def rows_of(shown: str) -> list[tuple[str, str]]:
-    """Return sign and claim of each row of the table at the end."""
-    _, _, table = re.sub(r"\x1b\[[\d;?]*\w", "", shown).partition("What was seen")
-    return re.findall(r"^│ (\S) │ (.*?) +│ .*? +│$", table, re.MULTILINE)
+    """Return mark and claim of each row of the table at the end."""
+    _, _, table = re.sub(r"\x1b\[[\d;?]*\w", "", shown).partition("Summary")
+    return re.findall(r"^[│|] (\S) [│|] (.*?) +[│|] .*? +[│|]$", table, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -70,61 +74,79 @@ def rows_of(shown: str) -> list[tuple[str, str]]:
         pytest.param(False, id="into a file", marks=pytest.mark.slow),
     ],
 )
-def test_everything_is_as_told(
-    tell: Callable[[float, bool], tuple[bool, str]],
+def test_every_check_passes(
+    run_demo: Callable[[float, bool], tuple[bool, str]],
     monkeypatch: pytest.MonkeyPatch,
     terminal: bool,
 ) -> None:
     monkeypatch.setattr(demo, "BASE_DELAY", 0.2)
     threads = set(threading.enumerate())
-    # With tokens that live shorter, their last twentieth is over before the endpoint has answered,
-    # or one is due while the 200 threads ask.
-    done, shown = tell(6.0, terminal)
+    # With tokens that expire sooner, their last twentieth is over before the endpoint has answered,
+    # or a refresh is due while the 200 threads call.
+    done, shown = run_demo(6.0, terminal)
     assert rows_of(shown) == [("✓", claim) for claim in CLAIMS], shown
     assert done
-    assert re.search(r"all checks passed, in \d+ s\s*$", shown)
-    # The token's age is drawn many times, and only where it can be wiped away again.
-    assert (shown.count(" s old") > 10) is terminal
+    assert re.search(r"all 11 checks passed, in \d+ s\s*$", shown)
+    # On a terminal the token's age is redrawn many times; elsewhere each is a line.
+    assert (shown.count(" s old") > 60) is terminal
     assert ("\x1b" in shown) is terminal
     assert set(threading.enumerate()) <= threads
 
 
-def test_what_does_not_happen_is_told_and_ends_the_story(
-    tell: Callable[[float, bool], tuple[bool, str]],
+def test_an_event_that_does_not_happen_ends_the_demo_and_fails_it(
+    run_demo: Callable[[float, bool], tuple[bool, str]],
 ) -> None:
-    # The demo waits for two lifetimes at most: here, less than the pause between two attempts.
-    done, shown = tell(0.05, False)
+    # The demo waits for two lifetimes at most: here, less than the delay between two attempts.
+    done, shown = run_demo(0.05, False)
     assert not done
-    *_, (sign, claim) = rows_of(shown)
-    assert (sign, claim) == ("✗", "the story comes to its end")
-    assert re.search(r"registration_failed number \d did not come within 0\.1 s", shown)
+    *_, (mark, claim) = rows_of(shown)
+    assert (mark, claim) == ("✗", "demo completed")
+    assert re.search(r"timed\s+out\s+after\s+0\.1\s+s\s+waiting", shown)
     assert re.search(r"1 of \d checks failed, in \d+ s\s*$", shown)
 
 
-@pytest.fixture
-def call_for_a_while() -> Callable[[Callable[[], str], float], demo.Callers]:
-    """Lets the demo's threads ask until there were some calls."""
+@pytest.mark.parametrize(
+    ("encoding", "marks"),
+    [("utf-8", "✓✗"), ("ascii", "+x"), ("cp1252", "+x"), ("cp437", "+x"), ("shift_jis", "+x")],
+)
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_report_uses_what_the_encoding_has(encoding: str, marks: str, terminal: bool) -> None:
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding=encoding, newline="\n") as file:
+        console = Console(file=file, force_terminal=terminal, width=40)
+        report = Report(console)
+        report.title("a title")
+        report.check("passes", "a" * 50, holds=True)
+        report.check("fails", "b", holds=False)
+        with report.progress(lambda: "waiting"):
+            pass
+        assert not report.summarize()
+        file.flush()
+        shown = written.getvalue().decode(encoding)
+    assert [mark for mark, _ in rows_of(shown)] == list(marks)
 
-    def call(ask: Callable[[], str], expires_at: float) -> demo.Callers:
+
+@pytest.fixture
+def call_for_a_while() -> CallForAWhile:
+    """Lets the demo's threads call until there were some calls."""
+
+    def call(get_token: Callable[[], str], expires_at: float) -> LoadGenerator:
         enough = threading.Event()
         asked: list[None] = []
 
-        def ask_and_count() -> str:
+        def get_and_count() -> str:
             asked.append(None)
             if len(asked) > 20:
                 enough.set()
-            return ask()
+            return get_token()
 
-        with demo.Callers(ask_and_count, lambda token: expires_at) as callers:
+        with LoadGenerator(get_and_count, lambda token: expires_at) as load:
             assert enough.wait(10)
-        assert callers.calls > 20
-        assert callers.slowest > 0
-        return callers
+        assert load.calls > 20
+        assert load.slowest > 0
+        return load
 
     return call
-
-
-CallForAWhile = Callable[[Callable[[], str], float], demo.Callers]
 
 
 @pytest.fixture
@@ -134,41 +156,57 @@ def ready(api: IdentityServer, make_service: MakeService) -> IdentityBootstrapSe
     return service
 
 
-def test_the_callers_count_calls(
+def test_the_load_generator_counts_calls(
     call_for_a_while: CallForAWhile, ready: IdentityBootstrapService
 ) -> None:
-    callers = call_for_a_while(ready.get_access_token, time.time() + 60)
-    assert (callers.failed, callers.expired) == (0, 0)
+    load = call_for_a_while(ready.get_access_token, time.time() + 60)
+    assert (load.failed, load.expired) == (0, 0)
 
 
-def test_the_callers_notice_expired_tokens(
+def test_the_load_generator_notices_expired_tokens(
     call_for_a_while: CallForAWhile, ready: IdentityBootstrapService
 ) -> None:
-    callers = call_for_a_while(ready.get_access_token, time.time() - 1)
-    assert (callers.failed, callers.expired) == (0, callers.calls)
+    load = call_for_a_while(ready.get_access_token, time.time() - 1)
+    assert (load.failed, load.expired) == (0, load.calls)
 
 
-def test_the_callers_notice_failures(
+def test_the_load_generator_notices_failures(
     call_for_a_while: CallForAWhile, ready: IdentityBootstrapService
 ) -> None:
     ready.close()
-    callers = call_for_a_while(ready.get_access_token, time.time() + 60)
-    assert (callers.failed, callers.expired) == (callers.calls, 0)
+    load = call_for_a_while(ready.get_access_token, time.time() + 60)
+    assert (load.failed, load.expired) == (load.calls, 0)
 
 
 @pytest.mark.slow
-def test_the_command_shows_it_all_in_under_40_seconds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("encoding", "mark"), [("utf-8", "✓"), ("ascii", "+"), ("cp1252", "+")])
+def test_the_command_never_pauses_silently_and_fits_80_columns(
+    tmp_path: Path, encoding: str, mark: str
+) -> None:
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "identity_client.cli", "demo"],
-        env={**os.environ, "COLUMNS": "120", "NO_COLOR": "1"},
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "identity_client.cli", "demo"],
+        env={
+            **{name: value for name, value in os.environ.items() if name != "FORCE_COLOR"},
+            "COLUMNS": "80",
+            "PYTHONIOENCODING": encoding,
+        },
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as started:
+        assert started.stdout is not None
+        assert started.stderr is not None
+        lines = [(time.perf_counter(), line.rstrip("\n")) for line in started.stdout]
+        assert started.stderr.read() == ""
+    shown = "\n".join(line for _, line in lines)
     assert time.perf_counter() - began < 40
-    assert rows_of(done.stdout) == [("✓", claim) for claim in CLAIMS], done.stdout
-    assert done.stderr == ""
-    assert done.returncode == 0
+    assert rows_of(shown) == [(mark, claim) for claim in CLAIMS], shown
+    assert [line for _, line in lines if len(line) > 80] == []
+    # A wrapped line would begin with what is left of it.
+    assert not re.search(r"^[a-z]+$", shown, re.MULTILINE), shown
+    moments = [began, *(moment for moment, _ in lines)]
+    # 1.5 s, on a machine that does nothing else.
+    assert max(later - sooner for sooner, later in pairwise(moments)) < 3, shown
+    assert started.returncode == 0

@@ -79,6 +79,24 @@ def test_exit_is_clean_with_a_refresh_under_way(api: IdentityServer) -> None:
     assert done.seconds < 2
 
 
+def test_the_workers_of_40_services_share_one_deadline_at_exit() -> None:
+    with hostile.HostileServer(hostile.says_nothing) as silent:
+        done = run(
+            """
+            def after_all():
+                print(time.monotonic() - began < 2)  # 0.2 s each would be 8 s
+            services = [make(url) for _ in range(40)]
+            for service in services:
+                service.start()
+            while not all(service._cache.in_flight for service in services):
+                time.sleep(0.01)
+            began = time.monotonic()
+            """,
+            f"http://127.0.0.1:{silent.port}",
+        )
+    assert (done.status, done.out.strip(), done.err) == (0, "True", "")
+
+
 @pytest.mark.parametrize(
     "registered",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import Any
 
@@ -90,7 +91,7 @@ held = 0
 outcomes = []
 for index in range(200):
     if index % 2:
-        service.invalidate_token(service.get_access_token(), was_accepted=True)
+        service.invalidate_token(service.get_access_token(), f"host-{index}", was_accepted=True)
     if service._cache._lock.acquire(False):
         service._cache._lock.release()
     else:
@@ -275,6 +276,58 @@ def test_a_greenlet_rests_while_its_process_forks(
     assert service._worker._thread is not thread
     service.invalidate_token(token)
     assert service.get_access_token() != token
+
+
+class Part:
+    """The least that the hooks of a fork know of."""
+
+    def before_fork(self, timeout: float) -> None: ...
+
+    def after_fork_in_parent(self) -> None: ...
+
+    def after_fork_in_child(self) -> None: ...
+
+    def stop(self, timeout: float = 0.0) -> bool:
+        return True
+
+    def at_exit(self, *, stopped: bool) -> None: ...
+
+
+def test_a_call_for_children_is_made_in_each_of_them_and_nowhere_else() -> None:
+    made: list[int] = []
+    _fork.in_child(lambda: made.append(os.getpid()))
+    child = os.fork()
+    if child == 0:
+        os._exit(made != [os.getpid()])
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert made == []
+
+
+def test_the_hooks_of_a_fork_run_while_other_threads_make_and_drop_services() -> None:
+    kept = [Part() for _ in range(200)]  # so that each look at all of them takes a while
+    for part in kept:
+        _fork.register(part)
+    ended = threading.Event()
+
+    def make_and_drop() -> None:
+        while not ended.is_set():
+            _fork.register(Part())
+
+    threads = [threading.Thread(target=make_and_drop) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(300):
+            _fork._before_fork()
+            _fork._after_fork_in_parent()
+            _fork._after_fork_in_child()
+    finally:
+        ended.set()
+        sys.setswitchinterval(interval)
+        for thread in threads:
+            thread.join()
 
 
 def test_threads_that_find_out_about_a_fork_together_begin_anew_once(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import requests
+from support import fake_keycloak
 from support.canned import Canned, CannedServer, reply, token_reply
+from support.fake_keycloak import FakeKeycloak
 from support.hostile import closed_port
 from support.services import INTERNAL_TOKEN, StartCanned
 
@@ -23,7 +26,7 @@ from identity_client.models import (
 )
 from identity_client.server import AppServer, BackendError, create_app
 from identity_client.server.keycloak import KeycloakBackend
-from identity_client.server.wsgi import ServerSettings, create_keycloak_app
+from identity_client.server.wsgi import AccessSettings, KeycloakSettings, create_keycloak_app
 
 ADMIN_SECRET = "secret-of-identity-api"
 SECRET = "secret-of-orders"
@@ -31,6 +34,7 @@ SECRET = "secret-of-orders"
 NONE = reply([])
 GONE = reply({"error": "not found"}, 404)
 TAKEN = reply({"errorMessage": "it exists"}, 409)
+FAILURE = reply({"error": "unknown_error"}, 500)
 MADE = reply(None, 201, Location="http://keycloak/made/1")
 DONE = Canned(204)
 CLIENT = [
@@ -104,9 +108,56 @@ class TestRegistration:
         backend, _ = told(NONE, TAKEN, *CLIENT, ACCOUNT, *role, DISCOVERY)
         assert register(backend).already_existed
 
+    @pytest.mark.parametrize("status", [400, 404, 409])
+    def test_a_service_account_that_another_request_is_still_making_is_waited_for(
+        self, told: Told, status: int
+    ) -> None:
+        unfinished = reply({"error": "unknown_error"}, status)
+        backend, server = told(
+            NONE, TAKEN, *CLIENT, unfinished, unfinished, ACCOUNT, *ROLE, DISCOVERY
+        )
+        assert register(backend).already_existed
+        assert [asked.path for asked in server.asked].count(
+            "/admin/realms/xema/clients/1/service-account-user"
+        ) == 3
+
+    def test_concurrent_registrations_of_one_new_name_make_one_client(self) -> None:
+        keycloak = FakeKeycloak()
+        with (
+            AppServer(keycloak.app, threads=32) as server,
+            ThreadPoolExecutor(12) as instances,
+        ):
+            # Each call in a backend of its own, as behind a load balancer.
+            backends = [
+                KeycloakBackend(server.url, "xema", "identity-api", ADMIN_SECRET) for _ in range(12)
+            ]
+            made = list(instances.map(register, backends))
+        assert keycloak.gaps > 0
+        assert {response.id for response in made} == {"1"}
+        new = [response for response in made if not response.already_existed]
+        assert [response.client_secret for response in new] == [fake_keycloak.SECRET]
+
+    def test_a_client_that_never_gets_a_service_account_is_an_error(self, told: Told) -> None:
+        backend, _ = told(*CLIENT, reply({"error": "unknown_error"}, 400), timeout=1)
+        with pytest.raises(BackendError, match="returned HTTP 400") as caught:
+            register(backend)
+        assert caught.value.status == 502
+
+    def test_what_another_request_made_in_the_same_moment_is_used(self, told: Told) -> None:
+        backend, _ = told(NONE, FAILURE, *CLIENT, *CLIENT, ACCOUNT, *ROLE, DISCOVERY)
+        assert register(backend).already_existed
+        backend, _ = told(*CLIENT, ACCOUNT, GONE, FAILURE, ROLE[0], *ROLE, DISCOVERY)
+        assert register(backend).already_existed
+
+    def test_a_failure_of_keycloak_while_a_client_is_made_is_an_error(self, told: Told) -> None:
+        backend, _ = told(NONE, FAILURE, NONE)
+        with pytest.raises(BackendError, match="returned HTTP 500") as caught:
+            register(backend)
+        assert caught.value.status == 503
+
     def test_a_name_that_is_taken_and_not_found_is_a_conflict(self, told: Told) -> None:
         backend, _ = told(NONE, TAKEN, NONE)
-        with pytest.raises(BackendError, match="too like") as caught:
+        with pytest.raises(BackendError, match="conflicts with") as caught:
             register(backend)
         assert caught.value.status == 409
 
@@ -152,6 +203,10 @@ class TestOrganizations:
     def test_one_that_exists_is_returned(self, told: Told) -> None:
         backend, _ = told(ORGANIZATION, NONE)
         assert backend.ensure_organization(PLATFORM).display_name == "Platform"
+
+    def test_one_that_another_request_made_in_the_same_moment_is_returned(self, told: Told) -> None:
+        backend, _ = told(NONE, FAILURE, ORGANIZATION, ORGANIZATION, NONE)
+        assert backend.ensure_organization(PLATFORM).id == "5"
 
     def test_an_alias_that_is_anothers_is_a_conflict(self, told: Told) -> None:
         backend, _ = told(NONE, TAKEN, NONE)
@@ -212,17 +267,22 @@ class TestMembership:
         pytest.param([token_reply(), GONE], 502, "IDENTITY_KEYCLOAK_URL", id="no realm"),
         pytest.param([token_reply(), reply({}, 418)], 502, "see its log", id="another status"),
         pytest.param([token_reply(), reply({}, 500)], 503, "returned HTTP 500", id="a failure"),
-        pytest.param([token_reply(), Canned(200, b"<html>")], 502, "cannot be used", id="a page"),
+        pytest.param(
+            [token_reply(), Canned(200, b"<html>")],
+            502,
+            "returned an invalid response",
+            id="a page",
+        ),
         pytest.param(
             [token_reply(), *CLIENT, ACCOUNT, *ROLE, reply({"other": SECRET})],
             502,
-            "cannot be used",
+            "returned an invalid response",
             id="no secret",
         ),
         pytest.param(
             [token_reply(), *CLIENT, ACCOUNT, *ROLE, reply([SECRET])],
             502,
-            "cannot be used",
+            "returned an invalid response",
             id="a list",
         ),
         pytest.param(
@@ -260,7 +320,7 @@ def test_a_fault_of_keycloak_is_told_without_secrets(
 def test_a_keycloak_that_is_down_is_told() -> None:
     with closed_port() as port:
         backend = KeycloakBackend(f"http://127.0.0.1:{port}", "xema", "a", "b")
-        with pytest.raises(BackendError, match="cannot be reached") as caught:
+        with pytest.raises(BackendError, match="is unreachable") as caught:
             register(backend)
     assert caught.value.status == 503
 
@@ -276,20 +336,20 @@ ENVIRONMENT = {
 
 class TestSettings:
     def test_they_come_from_the_environment(self) -> None:
-        settings = ServerSettings.from_env(ENVIRONMENT, realm="other", url=None)
+        settings = KeycloakSettings.from_env(ENVIRONMENT, realm="other", url=None)
         assert (settings.url, settings.realm) == ("http://keycloak:8080", "other")
         assert ADMIN_SECRET not in repr(settings)
-        assert INTERNAL_TOKEN not in repr(settings)
+        assert INTERNAL_TOKEN not in repr(AccessSettings.from_env(ENVIRONMENT))
 
     @pytest.mark.parametrize("variable", ENVIRONMENT)
-    def test_each_is_needed(self, variable: str) -> None:
+    def test_each_is_required(self, variable: str) -> None:
         rest = {name: value for name, value in ENVIRONMENT.items() if name != variable}
         with pytest.raises(ConfigurationError, match=variable):
-            ServerSettings.from_env(rest)
+            create_keycloak_app(rest)
 
-    def test_an_address_that_is_none_is_refused(self) -> None:
+    def test_an_address_that_is_not_a_url_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="IDENTITY_KEYCLOAK_URL"):
-            ServerSettings.from_env(ENVIRONMENT, url="keycloak:8080")
+            KeycloakSettings.from_env(ENVIRONMENT, url="keycloak:8080")
 
     @pytest.mark.parametrize(("lifetime", "sent"), [(None, None), (9.5, 10)])
     def test_an_app_for_a_wsgi_server_is_made_of_them(

@@ -59,7 +59,9 @@ def test_type_information_is_shipped() -> None:
     assert (Path(identity_client.__file__).parent / "py.typed").exists()
 
 
-@pytest.mark.parametrize("module", ["flask", "click", "rich", "redis", "authlib", "waitress"])
+@pytest.mark.parametrize(
+    "module", ["flask", "click", "rich", "redis", "authlib", "cheroot", "yaml"]
+)
 def test_importing_the_package_imports_no_extra(module: str) -> None:
     code = f"import sys, identity_client; sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -85,6 +87,7 @@ def test_every_page_and_message_installs_the_distribution_by_its_own_name() -> N
     places = [ROOT / "README.rst"]
     for folder, kind in (("identity_client", "py"), ("docs", "rst"), ("examples", "*")):
         places += (path for path in (ROOT / folder).rglob(f"*.{kind}") if path.is_file())
+    places = [path for path in places if "__pycache__" not in path.parts]
     assert [path for path in places if foreign.search(path.read_text(encoding="utf-8"))] == []
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from peers import report
-from peers.rows import BY_ID, ROWS, ranking
+from peers.rows import BY_ID, ROWS, Runs, ranking
 
 
 @pytest.fixture
@@ -32,21 +32,21 @@ def test_ids_of_rows_are_unique() -> None:
 
 
 def test_libraries_that_differ_by_noise_share_a_rank_in_alphabetical_order() -> None:
-    medians = {
-        "b": {"ratio": 1.0, "ns": 1},
-        "a": {"ratio": 1.05, "ns": 2},
-        "c": {"ratio": 9.0, "ns": 3},
+    runs: dict[str, Runs] = {
+        "b": [{"ratio": 1.0, "ns": 1}],
+        "a": [{"ratio": 1.05, "ns": 2}],
+        "c": [{"ratio": 9.0, "ns": 3}],
     }
-    assert ranking(BY_ID["cached-1"], medians) == [(1, "a"), (1, "b"), (3, "c")]
+    assert ranking(BY_ID["cached-1"], runs) == [(1, "a"), (1, "b"), (3, "c")]
 
 
 def test_a_later_column_decides_where_the_first_does_not() -> None:
-    medians = {
-        "many": {"failed": 0, "requests": 64, "seconds": 0.2},
-        "one": {"failed": 0, "requests": 1, "seconds": 0.3},
-        "broken": {"failed": 64, "requests": 1, "seconds": 0.1},
+    runs: dict[str, Runs] = {
+        "many": [{"failed": 0, "requests": 64, "seconds": 0.2}],
+        "one": [{"failed": 0, "requests": 1, "seconds": 0.3}],
+        "broken": [{"failed": 64, "requests": 1, "seconds": 0.1}],
     }
-    order = [name for _, name in ranking(BY_ID["stampede-64"], medians)]
+    order = [name for _, name in ranking(BY_ID["stampede-64"], runs)]
     assert order == ["one", "many", "broken"]
 
 
@@ -67,9 +67,27 @@ def test_each_row_of_the_page_has_an_anchor_and_tells_what_is_missing(
     assert "Not measured: mute (no auth class)." in page
 
 
-def test_a_changed_order_is_told(results: dict[str, Any]) -> None:
-    other = {"rows": {"cached-1": {"runs": {**results["rows"]["cached-1"]["runs"]}}}}
-    assert report.order_changes(results, other) == []
-    other["rows"]["cached-1"]["runs"]["slow"] = [{"ratio": 0.5, "ns": 50}]
-    (change,) = report.order_changes(results, other)
-    assert change.startswith("cached-1:")
+def recovery(ours: list[float], others: list[float]) -> dict[str, Any]:
+    runs = {
+        name: [{"seconds": seconds, "requests": 5} for seconds in figures]
+        for name, figures in (("ours", ours), ("other", others), ("floor", [1, 1, 1]))
+    }
+    return {"rows": {"recovery": {"runs": runs, "not_measured": {}}}}
+
+
+BEFORE = recovery([1, 1, 2], [7, 8, 9])
+
+
+def test_libraries_that_changed_places_are_told() -> None:
+    assert report.order_changes(BEFORE, BEFORE) == []
+    (change,) = report.order_changes(recovery([8, 9, 9], [2, 3, 3]), BEFORE)
+    assert change == "recovery: ours was better than other, now other is"
+
+
+@pytest.mark.parametrize(
+    ("ours", "others"), [([1, 8, 9], [2, 3, 3]), ([3, 3, 3], [2.9, 2.9, 2.9]), ([1, 2], [8, 9])]
+)
+def test_libraries_whose_runs_overlap_or_are_close_have_no_order(
+    ours: list[float], others: list[float]
+) -> None:
+    assert report.order_changes(recovery(ours, others), BEFORE) == []

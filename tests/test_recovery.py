@@ -7,6 +7,8 @@ import os
 import sys
 import threading
 import time
+from asyncio import CancelledError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +17,8 @@ from support.clock import FakeClock
 from support.hostile import closed_port
 from support.processes import run
 from support.recorder import Recorder
-from support.scripted import REJECTED, Scripted, existing, wait_for
-from support.services import MakeService, Preconfigured
+from support.scripted import REJECTED, Scripted, existing, registered, wait_for
+from support.services import INTERNAL_TOKEN, MakeService, Preconfigured
 
 from identity_client import (
     EventKind,
@@ -72,6 +74,42 @@ def test_one_rejection_by_mistake_regenerates_nothing(
     service.invalidate_token(token)
     assert service.get_access_token() == "second"
     assert "register and regenerate" not in scripted.asked
+
+
+def test_a_registration_that_got_a_401_is_tried_again_with_the_rotated_internal_token(
+    api: IdentityServer, make_service: MakeService, tmp_path: Path
+) -> None:
+    file = tmp_path / "internal-token"
+    file.write_text("a-token-that-has-expired")
+    service = make_service(
+        api, identity_api_internal_token=None, identity_api_internal_token_file=str(file)
+    )
+    service.start()
+    wait_for(service, lambda: service.status().last_error is not None)
+    assert "HTTP 401" in str(service.status().last_error)
+    file.write_text(f"{INTERNAL_TOKEN}\n")
+    assert service.wait_for_token(10)
+
+
+def test_a_registration_after_weeks_uses_the_internal_token_that_is_mounted_by_then(
+    scripted: Scripted, make_service: MakeService, tmp_path: Path
+) -> None:
+    file = tmp_path / "internal-token"
+    file.write_text("first")
+    service = make_service(
+        scripted.url, identity_api_internal_token=None, identity_api_internal_token_file=str(file)
+    )
+    token = service.get_access_token()
+    file.write_text("second")
+    scripted.registrations = [existing(scripted.url), registered(scripted.url)]
+    scripted.tokens = [REJECTED, REJECTED, token_reply("again")]
+    service.invalidate_token(token)
+    wait_for(service, lambda: service.status().tokens_issued == 2)
+    sent = [
+        asked.headers["Authorization"] for asked in scripted.server.asked if asked.path != "/token"
+    ]
+    assert sent[0] == "Bearer first"
+    assert set(sent[1:]) == {"Bearer second"}
 
 
 def test_a_forced_registration_that_fails_leaves_what_works_in_use(
@@ -218,6 +256,83 @@ def test_a_listener_that_asks_while_there_is_no_token_is_refused_at_once(
     assert "no access token for 'orders'" in refused[0]
 
 
+def test_threads_that_subscribe_at_once_all_hear(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    heard: set[int] = set()
+    stopped = threading.Event()
+
+    def churn() -> None:
+        while not stopped.is_set():
+            service.on_event(lambda event: None)()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=churn) for _ in range(3)]
+    try:
+        for thread in threads:
+            thread.start()
+        for number in range(300):
+            service.on_event(lambda event, number=number: heard.add(number))  # type: ignore[misc]  # its default
+            time.sleep(0)
+    finally:
+        stopped.set()
+        sys.setswitchinterval(interval)
+    for thread in threads:
+        thread.join()
+    service.get_access_token()
+    service.close()
+    assert heard == set(range(300))
+
+
+def test_registration_that_is_forced_again_and_again_keeps_no_token_from_callers(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    api.backend.change(token_latency=0.3)
+    service = make_service(api)
+    first = service.get_access_token()
+    until = time.monotonic() + 20
+    while service.get_access_token() == first:
+        assert time.monotonic() < until
+        service.force_reregistration()
+        time.sleep(0.1)
+
+
+def test_what_identity_api_fails_with_is_told_in_a_not_ready_error(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    """Also after the first token, when the client secret is rejected and identity-api is down."""
+    api.backend.change(token_lifetime=1.0)
+    service = make_service(api, base_retry_delay=5.0, max_retry_delay=5.0)
+    service.get_access_token()
+    api.backend.change(api_outage=True)
+    api.backend.rotate_secret("orders")
+    errors: list[IdentityError] = []
+    until = time.monotonic() + 20
+    while not any("HTTP 503" in str(error) for error in errors):
+        assert time.monotonic() < until
+        try:
+            service.get_access_token(0.2)
+        except IdentityError as error:
+            errors.append(error)
+    assert isinstance(errors[-1], NotReadyError)
+    assert all(isinstance(error, (NotReadyError, TokenEndpointError)) for error in errors)
+
+
+def test_a_rejected_token_is_served_again_while_the_token_endpoint_hangs(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    token = service.get_token()
+    api.backend.change(token_latency=8.0)
+    service.invalidate_token(token.value)
+    assert service.get_access_token(0.2) == token.value  # other servers may accept it
+    began = time.monotonic()
+    assert service.get_token() == token
+    assert time.monotonic() - began < 4
+
+
 def test_a_slow_listener_delays_no_caller(api: IdentityServer, make_service: MakeService) -> None:
     service = make_service(api)
     release = threading.Event()
@@ -230,6 +345,72 @@ def test_a_slow_listener_delays_no_caller(api: IdentityServer, make_service: Mak
         assert time.monotonic() - began < 5
     finally:
         release.set()
+
+
+def test_a_listener_that_is_cancelled_ends_nothing(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service, heard, worker = make_service(api), [], threading.Event()
+
+    def cancel(event: ServiceEvent) -> None:
+        raise CancelledError
+
+    def hear(event: ServiceEvent) -> None:
+        heard.append(event.kind)
+        if event.kind is EventKind.TOKEN_ISSUED:
+            worker.set()
+
+    handler = logging.Handler()
+    handler.emit = cancel  # type: ignore[method-assign, assignment]  # any callable
+    logging.getLogger("identity_client").addHandler(handler)
+    try:
+        service.on_event(cancel)
+        service.on_event(hear)
+        service.start()
+        assert worker.wait(10)
+        service.close()
+    finally:
+        logging.getLogger("identity_client").removeHandler(handler)
+    assert heard[0] is EventKind.REGISTERED
+    assert heard[-1] is EventKind.STATE_CHANGED
+
+
+def test_an_interrupt_in_a_listener_reaches_the_thread_that_closes(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api)
+    service.get_access_token()
+
+    def interrupt(event: ServiceEvent) -> None:
+        if event.state is ServiceState.CLOSED:
+            raise KeyboardInterrupt
+
+    service.on_event(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        service.close()
+    assert service.status().state is ServiceState.CLOSED
+
+
+def test_an_interrupt_in_a_log_handler_reaches_the_thread_that_closes(
+    api: IdentityServer, make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make_service(api)
+    service.get_access_token()
+
+    def interrupt(record: logging.LogRecord) -> None:
+        if "CLOSED" in record.getMessage():
+            raise KeyboardInterrupt
+
+    handler = logging.Handler()
+    handler.emit = interrupt  # type: ignore[method-assign]  # as above
+    caplog.set_level(logging.DEBUG, "identity_client")
+    logging.getLogger("identity_client").addHandler(handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            service.close()
+    finally:
+        logging.getLogger("identity_client").removeHandler(handler)
+    assert service.status().state is ServiceState.CLOSED
 
 
 @pytest.mark.parametrize("error", [SystemExit, LookupError])
@@ -374,7 +555,6 @@ else:
     assert (done.status, done.out.strip()) == (0, "0"), done.err
 
 
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_counters_begin_anew_in_a_forked_child(
     api: IdentityServer, make_service: MakeService
 ) -> None:
@@ -447,7 +627,7 @@ def test_an_exception_of_a_signal_handler_while_a_thread_starts_reaches_the_call
                 raise TimeLimitError
             except TimeLimitError:
                 # As threading's condition does when it is interrupted, on some Pythons.
-                raise RuntimeError("cannot release un-acquired lock")  # noqa: B904
+                raise RuntimeError("cannot release un-acquired lock")  # noqa: B904  # the context is the point
 
     service = make_service(api)
     monkeypatch.setattr(threading, "Thread", Interrupted)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 import requests
-from support.canned import Canned, reply, token_reply
+from support.canned import Asked, Canned, reply, token_reply
 from support.clock import FakeClock
 from support.recorder import Recorder
+from support.scripted import wait_for
 from support.services import Preconfigured, StartCanned
 
 from identity_client import EventKind, IdentityError, ServiceState
@@ -76,6 +77,59 @@ def test_a_token_that_a_server_accepted_before_is_replaced_without_a_pause(
     for _ in range(5):
         assert requests.get(resource.url, auth=auth, timeout=10).ok
     assert len(endpoint.asked) == 5
+
+
+@pytest.mark.parametrize("has_own_session", [False, True])
+def test_a_server_that_always_rejects_one_path_causes_few_token_requests(
+    preconfigured: Preconfigured, canned: StartCanned, has_own_session: bool
+) -> None:
+    names = [f"token-{number}" for number in range(90)]
+    service, endpoint = preconfigured(*map(token_reply, names), **LONG_PAUSES)
+    resource = canned(OK)
+
+    def by_path(asked: Asked) -> None:
+        resource.answers[0] = UNAUTHORIZED if asked.path == "/admin" else OK
+
+    resource.before_answer = by_path
+    http = service.session()
+    for _ in range(60):
+        with service.session() if has_own_session else nullcontext(http) as session:
+            assert session.get(f"{resource.url}/orders", timeout=10).status_code == 200
+            assert session.get(f"{resource.url}/admin", timeout=10).status_code == 401
+    assert len(endpoint.asked) == 22  # the first, twenty revocations, one rejection before a pause
+    for _ in range(4):
+        service.invalidate_token(service.get_access_token(), "another-host", was_accepted=True)
+        service.get_access_token()
+    assert len(endpoint.asked) == 26
+
+
+def test_after_a_quiet_time_a_revocation_counts_as_the_first_again(
+    preconfigured: Preconfigured,
+) -> None:
+    clock = FakeClock()
+    names = [f"token-{number}" for number in range(60)]
+    service, endpoint = preconfigured(*map(token_reply, names), clock=clock, **LONG_PAUSES)
+    for _ in range(30):
+        service.invalidate_token(service.get_access_token(), "orders", was_accepted=True)
+    clock.advance(2000)
+    service.get_access_token()
+    asked = len(endpoint.asked)
+    for _ in range(10):
+        service.invalidate_token(service.get_access_token(), "orders", was_accepted=True)
+    service.get_access_token()
+    assert len(endpoint.asked) == asked + 10
+
+
+def test_a_gateway_that_is_out_of_service_has_accepted_no_token(
+    preconfigured: Preconfigured, canned: StartCanned
+) -> None:
+    names = [f"token-{number}" for number in range(60)]
+    service, endpoint = preconfigured(*map(token_reply, names), **LONG_PAUSES)
+    resource = canned(*[UNAUTHORIZED, Canned(503)] * 50)
+    session = service.session()
+    for _ in range(50):
+        session.get(resource.url, timeout=10)
+    assert len(endpoint.asked) == 2
 
 
 def test_a_token_that_comes_back_unchanged_is_not_fetched_again_and_again(
@@ -192,3 +246,19 @@ def test_the_events_of_a_rejection_are_delivered(preconfigured: Preconfigured) -
     service.invalidate_token(service.get_access_token(), "orders.example")
     event = recorder.wait_for(EventKind.TOKEN_INVALIDATED)
     assert "rejected by orders.example" in event.message
+
+
+def test_the_first_pause_is_not_shorter_when_the_token_is_about_to_expire(
+    preconfigured: Preconfigured,
+) -> None:
+    clock = FakeClock()
+    answers = token_reply(expires_in=20), reply({"error": "x"}, 503)
+    service, _ = preconfigured(*answers, clock=clock, base_retry_delay=5.0, max_retry_delay=300.0)
+    recorder = Recorder(service)
+    service.get_access_token()
+    clock.advance(18)  # one second of use is left
+    recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED)
+    wait_for(service, lambda: service.status().next_attempt_in is not None)
+    pause = service.status().next_attempt_in
+    assert pause is not None
+    assert 0.5 <= pause <= 1.0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -11,10 +14,8 @@ from support.hostile import closed_port
 from support.services import INTERNAL_TOKEN, StartCanned
 
 from identity_client import IdentityApiClient
-from identity_client.cli.stages import OnKeycloak
+from identity_client.cli.demo_environments import KeycloakEnvironment
 from identity_client.models import EnsureSystemOrgRequest, VerifyMembershipParams
-from identity_client.server import Settings
-from identity_client.server.keycloak import KeycloakBackend
 from identity_client.server.relay import RelayedBackend, RelayServer
 
 TOKEN = "/realms/xema/protocol/openid-connect/token"
@@ -26,7 +27,7 @@ CLIENT = [
 
 
 def relayed(url: str) -> RelayedBackend:
-    return RelayedBackend(KeycloakBackend(url, "xema", "a", "b"), Settings())
+    return RelayedBackend(url, "xema", "a", "b")
 
 
 def ask(server: Any) -> requests.Response:
@@ -102,7 +103,7 @@ def test_a_keycloak_that_is_down_is_told() -> None:
 def test_the_demo_deletes_its_client_in_the_end(canned: StartCanned, end: list[Canned]) -> None:
     who = {"IDENTITY_KEYCLOAK_CLIENT_ID": "a", "IDENTITY_KEYCLOAK_CLIENT_SECRET": "b"}
     keycloak = canned(token_reply(), *end)
-    stage = OnKeycloak(keycloak.url, "xema", 9.5, who)
+    stage = KeycloakEnvironment(keycloak.url, "xema", 9.5, who)
     assert stage.lifetime == 10
     if end[:-1]:
         keycloak.answers[1] = reply([{"id": "1", "clientId": stage.service}])
@@ -110,3 +111,65 @@ def test_the_demo_deletes_its_client_in_the_end(canned: StartCanned, end: list[C
         assert requests.get(f"{server.url}/health", timeout=10).ok
     deleted = [asked.path for asked in keycloak.asked if asked.method == "DELETE"]
     assert deleted == (["/admin/realms/xema/clients/1"] if end[:-1] else [])
+
+
+ADMIN = "admin/realms/xema"
+PROTOCOL = "/realms/xema/protocol"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/realms/../{ADMIN}",
+        f"/realms/xema/../../{ADMIN}",
+        f"{PROTOCOL}/../../../{ADMIN}",
+        f"/realms/%2e%2e/{ADMIN}",
+        f"{PROTOCOL}/%2e%2e/%2E%2E/.%2e/{ADMIN}",
+        f"{PROTOCOL}/%2e%2e%2f%2e%2e%2f%2e%2e%2f{ADMIN}",
+        f"{PROTOCOL}/..%2f..%2f..%2f{ADMIN}",
+        f"{PROTOCOL}/%252e%252e/%252e%252e/%252e%252e/{ADMIN}",
+        f"{PROTOCOL}/%25252e%25252e/{ADMIN}",
+        f"{PROTOCOL}/..;/..;a=b/..;/{ADMIN}",
+        f"{PROTOCOL}/..%3b/..%3b/..%3b/{ADMIN}",
+        f"{PROTOCOL}/..%5c..%5c..%5c{ADMIN}",
+        f"{PROTOCOL}/..\\..\\..\\{ADMIN}",
+        f"{PROTOCOL}/%c0%ae%c0%ae/%c0%ae%c0%ae/%c0%ae%c0%ae/{ADMIN}",
+        f"{PROTOCOL}/%ef%bc%8e%ef%bc%8e/{ADMIN}",
+        f"{PROTOCOL}/%u002e%u002e/{ADMIN}",
+        f"{PROTOCOL}/..%00/{ADMIN}",
+        f"{PROTOCOL}/x%0d%0aHost:elsewhere/{ADMIN}",
+        f"http://127.0.0.1/realms/../{ADMIN}",
+        f"//realms/../{ADMIN}",
+        f"{PROTOCOL}/.",
+        f"{PROTOCOL}/",
+        "/realms/.",
+        "/realms/xema",
+        "/realms/xema/account",
+        "/realms/xema/clients-registrations/default",
+        "/realms/master/protocol/openid-connect/token",
+        f"/realms/master/..{PROTOCOL.removeprefix('/realms')}/openid-connect/token",
+        f"/{ADMIN}/clients",
+    ],
+)
+def test_the_relay_leads_to_the_protocol_endpoints_of_its_realm_only(
+    canned: StartCanned, path: str
+) -> None:
+    keycloak = canned(reply({"realms": "all"}))
+    with RelayServer(INTERNAL_TOKEN, relayed(keycloak.url)) as server:
+        address = urlsplit(server.url)
+        # requests would resolve the dots itself.
+        with closing(HTTPConnection(address.hostname or "", address.port, timeout=10)) as client:
+            client.putrequest("GET", path)
+            client.endheaders()
+            assert client.getresponse().status in (308, 400, 404)
+    assert keycloak.asked == []
+
+
+def test_the_relay_passes_a_redirect_on(canned: StartCanned) -> None:
+    elsewhere = canned(reply({"stolen": True}))
+    keycloak = canned(reply({}, 302, Location=elsewhere.url))
+    with RelayServer(INTERNAL_TOKEN, relayed(keycloak.url)) as server:
+        assert (
+            requests.get(server.url + CERTS, allow_redirects=False, timeout=10).status_code == 302
+        )
+    assert elsewhere.asked == []

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
 import logging
+import os
 import pickle
+import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
 
 import pytest
+import requests
 from cryptography.fernet import Fernet
 from support import hostile
 from support.canned import Canned, reply, token_reply
+from support.cli import command, invoke
+from support.recorder import Recorder
 from support.scripted import registered
 from support.services import MakeService, StartCanned
 
 from identity_client import (
+    EventKind,
     IdentityApiClient,
     IdentityBootstrapConfig,
     IdentityBootstrapService,
@@ -31,17 +39,28 @@ from identity_client import (
     StoredCredentials,
     open_store,
 )
+from identity_client.server import IdentityServer, Scenario
 
 INTERNAL = "canary-internal-token"
 CLIENT = "canary-client-secret"
 ACCESS = "canary-access-token"
-CANARIES = (INTERNAL, CLIENT, ACCESS)
+PAGE_KEY = "canary-page-key"
+PHASES: tuple[Literal["setup", "call"], ...] = ("setup", "call")
+CANARIES = (INTERNAL, CLIENT, ACCESS, PAGE_KEY)
+
+
+def _forms(secret: str) -> set[str]:
+    """A secret as it is, and as headers, forms, URLs and dumps have it."""
+    basic = base64.b64encode(f"orders:{secret}".encode()).decode()
+    plain = secret.encode()
+    return {secret, quote(secret, safe=""), basic, base64.b64encode(plain).decode(), plain.hex()}
 
 
 class Watch:
     """Gathers all that could be printed, and looks for the secrets in it."""
 
     def __init__(self) -> None:
+        self.canaries = list(CANARIES)
         self._seen: list[tuple[str, str]] = []
 
     def see(self, where: str, text: object) -> None:
@@ -68,8 +87,9 @@ class Watch:
 
     def clean(self) -> None:
         for where, text in self._seen:
-            for canary in CANARIES:
-                assert canary not in text, f"{canary} in {where}: {text}"
+            for canary in self.canaries:
+                for form in _forms(canary):
+                    assert form not in text, f"{canary} in {where}: {text}"
         assert self._seen
 
 
@@ -83,7 +103,8 @@ def watch(
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
     with caplog.at_level(logging.DEBUG):
         yield watch
-    for record in caplog.records:
+    # Those of this phase alone are in caplog.records.
+    for record in (record for when in PHASES for record in caplog.get_records(when)):
         watch.see("a log record", f"{record.getMessage()} {record.args!r} {record.exc_text}")
     out, err = capfd.readouterr()
     watch.see("standard output", out)
@@ -115,6 +136,7 @@ def test_a_store_shows_no_secret(tmp_path: Path, watch: Watch) -> None:
     calls: list[Callable[[], object]] = [
         open_store(url, service_name="billing", identity_api_url="http://api").load,
         lambda: store.save(stored),
+        encrypting.load,
         lambda: open_store(f"vault://:{INTERNAL}@host", **places),
         lambda: open_store(f"redis://:{INTERNAL}@host:port", **places),
         lambda: open_store(url, **places, key=INTERNAL),
@@ -123,8 +145,9 @@ def test_a_store_shows_no_secret(tmp_path: Path, watch: Watch) -> None:
         with pytest.raises(IdentityError) as caught:
             call()
         watch.see_error(caught.value)
+    encrypting.clear()
     with encrypting.lock(1):
-        encrypting.save(encrypting.load())
+        encrypting.save(StoredCredentials(credentials=known))
     with pytest.raises(IdentityError) as caught:
         store.load()
     watch.see_error(caught.value)
@@ -292,3 +315,151 @@ def test_an_exception_in_a_thread_shows_no_secret(
         thread.join()
     assert "NotReadyError" in printed.getvalue()
     watch.see("standard error", printed.getvalue())
+
+
+def _environ(url: str, folder: Path) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("IDENTITY_")},
+        "SERVICE_NAME": "orders",
+        "IDENTITY_API_URL": url,
+        "IDENTITY_API_INTERNAL_TOKEN": INTERNAL,
+        "IDENTITY_CREDENTIAL_STORE": f"file://{folder}/store",
+    }
+
+
+@pytest.mark.parametrize("answer", [reply({"message": "fine"}), *BAD], ids=range(len(BAD) + 1))
+def test_the_doctor_shows_no_secret(
+    answer: Canned, canned: StartCanned, tmp_path: Path, watch: Watch
+) -> None:
+    server = canned(answer)
+    rejection = reply({"error": "invalid_client", "error_description": CLIENT}, 401)
+    environ = _environ(server.url, tmp_path)
+    preconfigured = {
+        "SERVICE_CLIENT_ID": "orders",
+        "SERVICE_CLIENT_SECRET": CLIENT,
+        "SERVICE_TOKEN_ENDPOINT": f"{canned(rejection).url}/token",
+    }
+    redis = {"IDENTITY_CREDENTIAL_STORE": f"redis://:{CLIENT}@127.0.0.1:9/0"}
+    proxy = {"HTTP_PROXY": f"http://user:{CLIENT}@127.0.0.1:9"}
+    broken = {"IDENTITY_API_INTERNAL_TOKEN": f"{INTERNAL} {INTERNAL}", "SERVICE_CLIENT_ID": "x"}
+    for variables in ({}, preconfigured, redis, proxy, broken):
+        for arguments in (["doctor"], ["doctor", "--json"], ["check"], ["check", "--json"]):
+            result = invoke({**environ, **variables}, *arguments)
+            watch.see(" ".join(arguments), result.output)
+    assert not any("register" in asked.path for asked in server.asked)
+
+
+def test_the_status_file_and_the_commands_show_no_secret(
+    canned: StartCanned, tmp_path: Path, watch: Watch
+) -> None:
+    server = canned(token_reply(ACCESS), reply({"error": CLIENT, "access_token": ACCESS}))
+    path = tmp_path / "status.json"
+    service = _service(
+        server.url,
+        status_file=str(path),
+        client_id="orders",
+        client_secret=CLIENT,
+        token_endpoint=server.url,
+    )
+    recorder = Recorder(service)
+    with contextlib.closing(service):
+        service.invalidate_token(service.get_access_token())
+        recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED)
+        recorder.wait_for(EventKind.STATE_CHANGED, 2)
+        watch.see("the status file", path.read_text())
+        environ = _environ(server.url, tmp_path)
+        for arguments in (["status", "--json"], ["status"], ["credentials", "show"], ["try"]):
+            result = invoke({**environ, "IDENTITY_STATUS_FILE": str(path)}, *arguments)
+            watch.see(" ".join(arguments), result.output)
+    for shell in ("bash", "zsh", "fish"):
+        watch.see("completion", invoke(environ, "completion", shell).output)
+
+
+@pytest.mark.parametrize("mode", [(), ("--token-file", "token")], ids=["replaced", "supervised"])
+def test_a_command_gets_no_secret_of_the_service(
+    canned: StartCanned, tmp_path: Path, watch: Watch, mode: tuple[str, ...]
+) -> None:
+    environ = _environ("http://127.0.0.1:9", tmp_path) | {
+        "SERVICE_CLIENT_ID": "orders",
+        "SERVICE_CLIENT_SECRET": CLIENT,
+        "SERVICE_TOKEN_ENDPOINT": canned(token_reply("a-token")).url,
+    }
+    show = "tr '\\0' '\\n' < /proc/self/environ; tr '\\0' ' ' < /proc/self/cmdline"
+    done = subprocess.run(
+        command("exec", *mode, "--", "sh", "-c", show),
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "IDENTITY_ACCESS_TOKEN" in done.stdout
+    watch.see("the command's environment and arguments", done.stdout + done.stderr)
+
+
+@pytest.fixture
+def development_server(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[IdentityServer, str]]:
+    """A development server with a client that has a token, and that token."""
+    # What this test itself sends has secrets in it.
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 0)
+    with IdentityServer(INTERNAL, page_key=PAGE_KEY) as server:
+        with contextlib.closing(_service(server.url)) as service:
+            token = service.get_access_token()
+        client = server.backend.client("orders")
+        assert client is not None
+        watch.canaries += [token, client.secret]
+        yield server, token
+
+
+def test_the_development_page_and_its_calls_show_no_secret(
+    development_server: tuple[IdentityServer, str], watch: Watch
+) -> None:
+    server, token = development_server
+    page = {"Authorization": f"Bearer {PAGE_KEY}"}
+    for path in ("", "page.js", "settings", "services", "requests", "nothing"):
+        response = requests.get(f"{server.url}/dev/{path}", headers=page, timeout=10)
+        watch.see(f"/dev/{path}", f"{response.headers} {response.text}")
+    for given in (token, f"{token}.", "x"):
+        response = requests.post(
+            f"{server.url}/dev/decode", json={"token": given}, headers=page, timeout=10
+        )
+        watch.see("a decoded token", response.text)
+    # Not with requests: urllib3 would log what this test asks for.
+    address = urlsplit(server.url)
+    with contextlib.closing(http.client.HTTPConnection(address.netloc, timeout=10)) as connection:
+        connection.request("GET", f"/dev/services?key={PAGE_KEY}")
+        assert connection.getresponse().status == 401
+    events = requests.get(f"{server.url}/dev/events", headers=page, stream=True, timeout=10)
+    with contextlib.closing(events):
+        lines = events.iter_lines(decode_unicode=True)
+        shown = [next(lines) for _ in range(10)]  # the state, and the two requests of the service
+    assert "event: request" in shown
+    watch.see("the events", "\n".join(shown))
+
+
+def test_a_scenario_and_the_server_s_values_show_no_secret(
+    development_server: tuple[IdentityServer, str], watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, _ = development_server
+    names = ("rotate_secret", "disable_client", "enable_client", "delete_client")
+    client = server.backend.client("orders")
+    assert client is not None
+    Scenario.parse({"steps": [{"at": 0, name: "orders"} for name in names]}).play(
+        server.backend, threading.Event()
+    )
+    watch.canaries.append(client.secret)
+    assert "scenario: at 0 s: rotate_secret = orders" in caplog.text
+    watch.see("its client", client)
+    watch.see("its log", server.backend.log.since())
+    watch.see("its backend", [server.backend, server])
+
+
+def test_authlib_does_not_log_the_tokens_that_it_issues(
+    development_server: tuple[IdentityServer, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [record for when in PHASES for record in caplog.get_records(when)]
+    assert [record for record in records if record.name.startswith("authlib")] == []
+    assert [record for record in records if record.name == "identity_client.server.access"]

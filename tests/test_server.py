@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import signal
 import socket
 import statistics
+import struct
 import sys
 import threading
 import time
@@ -20,7 +22,13 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 from support.services import INTERNAL_TOKEN
 
-from identity_client.server import EmbeddedBackend, IdentityServer, Settings, create_app
+from identity_client.server import (
+    AppServer,
+    EmbeddedBackend,
+    IdentityServer,
+    ServerSettings,
+    create_app,
+)
 
 REGISTER = "/internal/services/register"
 VERIFY = "/internal/memberships/verify"
@@ -131,8 +139,8 @@ class TestRegistration:
         assert answer.json()["data"]["tokenEndpoint"] == f"http://identity-api:3053{TOKEN}"
 
     def test_a_deleted_client_is_registered_anew(self, api: IdentityServer, secret: str) -> None:
-        api.backend.delete_client("orders")
-        api.backend.delete_client("nobody")
+        assert api.backend.delete_client("orders")
+        assert not api.backend.delete_client("orders")
         again = register(api)
         assert again["alreadyExisted"] is False
         assert again["clientSecret"] != secret
@@ -159,7 +167,7 @@ class TestRegistration:
         ),
         pytest.param(
             b'{"name": "a", "displayName": " "}',
-            "its member 'displayName' is blank, has a control character, "
+            "its member 'displayName' is blank, contains a control character, "
             "or has more than 255 characters",
             id="a blank",
         ),
@@ -173,7 +181,7 @@ def test_a_body_that_cannot_be_used_is_refused_with_the_reason(
     assert answer.status_code == 400
     assert answer.json() == {
         "statusCode": 400,
-        "message": f"the request cannot be used: {problem}",
+        "message": f"invalid request: {problem}",
         "error": "Bad Request",
     }
 
@@ -196,6 +204,13 @@ def test_a_body_above_64_kib_is_refused(
     answer = call(api, method, path, data=body, headers=form)
     assert answer.status_code == 413
     assert answer.json()["statusCode"] == 413
+
+
+def test_a_connection_whose_chunks_are_malformed_is_closed(api: IdentityServer) -> None:
+    with socket.create_connection(("127.0.0.1", urlsplit(api.url).port or 0)) as connection:
+        lines = ("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked", "", "no length", "")
+        connection.sendall("\r\n".join(lines).encode())
+        assert connection.recv(1) == b""
 
 
 def test_a_path_that_does_not_exist_is_not_found(api: IdentityServer) -> None:
@@ -271,10 +286,14 @@ def test_the_time_of_a_refusal_tells_nothing_of_the_internal_token() -> None:
     assert max(medians) - min(medians) < 0.03 * min(medians), medians
 
 
-def test_a_doubled_slash_is_no_way_around_the_internal_token(api: IdentityServer) -> None:
+def test_a_doubled_slash_does_not_bypass_the_internal_token(api: IdentityServer) -> None:
     with socket.create_connection(("127.0.0.1", urlsplit(api.url).port or 0)) as connection:
         connection.sendall(b"GET //dev/settings HTTP/1.0\r\n\r\n")
-        assert connection.recv(12) == b"HTTP/1.0 401"
+        assert connection.recv(12) == b"HTTP/1.1 400"
+    # Other servers pass it on.
+    client = create_app(INTERNAL_TOKEN, api.backend).test_client()
+    environ = {"PATH_INFO": "//dev/settings", "REQUEST_URI": "//dev/settings"}
+    assert client.get("/", environ_overrides=environ).status_code == 401
 
 
 class TestMemberships:
@@ -321,7 +340,7 @@ class TestOrganizations:
         assert answer.status_code == 404
         assert answer.json() == {
             "statusCode": 404,
-            "message": "there is no system organization 'platform'",
+            "message": "no system organization named 'platform'",
             "error": "Not Found",
         }
 
@@ -513,13 +532,13 @@ class TestClientAuthentication:
         }
 
     def test_a_disabled_client_is_refused(self, api: IdentityServer, secret: str) -> None:
-        client = api.backend.client("orders")
-        assert client is not None
-        client.enabled = False
+        assert api.backend.disable_client("orders")
         form = {**GRANT, "client_id": "orders", "client_secret": secret}
         answer = ask_for_token(api, form)
         assert answer.status_code == 401
         assert answer.json()["error"] == "invalid_client"
+        assert api.backend.enable_client("orders")
+        assert ask_for_token(api, form).status_code == 200
 
     def test_credentials_in_the_query_do_not_count(self, api: IdentityServer, secret: str) -> None:
         query = f"?client_id=orders&client_secret={secret}"
@@ -607,7 +626,7 @@ class TestSettings:
         answer = call(api, "PATCH", SETTINGS, json={"tokenLifetime": 86400})
         assert answer.status_code == 200
         assert answer.json() == call(api, "GET", SETTINGS).json()
-        assert api.backend.settings == Settings(token_lifetime=86400, api_latency=0.01)
+        assert api.backend.settings == ServerSettings(token_lifetime=86400, api_latency=0.01)
 
     @pytest.mark.parametrize(
         ("change", "problem"),
@@ -632,7 +651,7 @@ class TestSettings:
             *(
                 pytest.param(
                     b'{"tokenLifetime": %s}' % value.encode(),
-                    "its member 'tokenLifetime' must be above 0 and 86400 at most",
+                    "the token lifetime must be above 0 and at most 86400 seconds",
                     id=f"a lifetime of {value} s",
                 )
                 for value in ("0", "-1", "86400.5", "NaN", "Infinity")
@@ -640,19 +659,19 @@ class TestSettings:
             *(
                 pytest.param(
                     b'{"%s": %s}' % (rate.encode(), value.encode()),
-                    "an error rate must be between 0 and 1",
+                    f"the {words} error rate must be between 0 and 1",
                     id=f"an {rate} of {value}",
                 )
-                for rate in ("apiErrorRate", "tokenErrorRate")
+                for rate, words in (("apiErrorRate", "api"), ("tokenErrorRate", "token"))
                 for value in ("-0.1", "1.1", "NaN")
             ),
             *(
                 pytest.param(
                     b'{"%s": %s}' % (latency.encode(), value.encode()),
-                    "a latency must be between 0 and 60 seconds",
+                    f"the {words} latency must be between 0 and 60",
                     id=f"a {latency} of {value} s",
                 )
-                for latency in ("apiLatency", "tokenLatency")
+                for latency, words in (("apiLatency", "api"), ("tokenLatency", "token"))
                 for value in ("-0.1", "60.1", "NaN")
             ),
         ],
@@ -662,11 +681,24 @@ class TestSettings:
     ) -> None:
         answer = call(api, "PATCH", SETTINGS, data=change)
         assert answer.status_code == 400
-        assert answer.json()["message"] == f"the request cannot be used: {problem}"
-        assert api.backend.settings == Settings()
+        assert answer.json()["message"] == f"invalid request: {problem}"
+        assert api.backend.settings == ServerSettings()
+
+    def test_they_can_be_changed_for_a_while(self, api: IdentityServer) -> None:
+        api.backend.change(token_latency=1)
+        with api.backend.changed(token_outage=True, token_lifetime=7) as settings:
+            assert settings == api.backend.settings
+            assert (settings.token_outage, settings.token_lifetime) == (True, 7)
+        assert api.backend.settings == ServerSettings(token_latency=1)
+
+    @pytest.mark.parametrize("value", [float("nan"), -1, 61])
+    def test_a_value_out_of_its_range_is_an_error(self, api: IdentityServer, value: float) -> None:
+        with pytest.raises(ValueError, match="the api latency must be between 0 and 60"):
+            api.backend.change(api_latency=value)
+        assert api.backend.settings == ServerSettings()
 
     def test_a_server_can_begin_with_others(self) -> None:
-        with IdentityServer(INTERNAL_TOKEN, settings=Settings(token_lifetime=7)) as api:
+        with IdentityServer(INTERNAL_TOKEN, settings=ServerSettings(token_lifetime=7)) as api:
             assert call(api, "GET", SETTINGS).json()["data"]["tokenLifetime"] == 7
 
 
@@ -682,7 +714,7 @@ class TestRotation:
     ) -> None:
         answer = call(api, "POST", "/dev/services/orders/rotate-secret")
         assert answer.status_code == 404
-        assert answer.json()["message"] == "there is no service 'orders'"
+        assert answer.json()["message"] == "no service named 'orders'"
 
 
 def seconds(api: IdentityServer, method: str, path: str) -> float:
@@ -764,7 +796,8 @@ def accepts(host: str, url: str) -> bool:
 
 class TestServing:
     # All of 127.0.0.0/8 is this machine; a server on 127.0.0.1 alone does not answer for the rest.
-    @pytest.mark.allow_hosts(["127.0.0.1", "127.0.0.2"])
+    # A server on 0.0.0.0 connects to itself when it stops.
+    @pytest.mark.allow_hosts(["127.0.0.1", "127.0.0.2", "0.0.0.0"])
     def test_it_listens_on_loopback_unless_told_otherwise(self, api: IdentityServer) -> None:
         assert api.url.startswith("http://127.0.0.1:")
         assert accepts("127.0.0.1", api.url)
@@ -789,10 +822,37 @@ class TestServing:
             assert granted(other, secret)
 
     def test_a_backend_of_ones_own_is_used(self) -> None:
-        backend = EmbeddedBackend(Settings(api_outage=True))
+        backend = EmbeddedBackend(ServerSettings(api_outage=True))
         with IdentityServer(INTERNAL_TOKEN, backend=backend) as api:
             assert api.backend is backend
             assert call(api, "POST", REGISTER, json=ORDERS).status_code == 503
+
+    def test_a_failure_outside_the_app_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        app = create_app(INTERNAL_TOKEN, EmbeddedBackend())
+
+        def fail(*_: object) -> Any:
+            raise RuntimeError("broken")
+
+        app.wsgi_app = fail  # type: ignore[assignment,method-assign]  # as Flask's middlewares do
+        with AppServer(app) as server:
+            assert requests.get(f"{server.url}/health", timeout=10).status_code == 500
+        assert "HTTP server: RuntimeError('broken')" in caplog.messages
+
+    def test_a_client_that_goes_away_in_the_middle_leaves_no_trace(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with IdentityServer(INTERNAL_TOKEN) as api:
+            before = threading.active_count()
+            for _ in range(20):
+                with socket.create_connection(
+                    ("127.0.0.1", urlsplit(api.url).port or 0)
+                ) as connection:
+                    connection.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
+                    connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert threading.active_count() == before
+        assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
     def test_stopping_ends_its_threads_and_its_connections(self) -> None:
         before = set(threading.enumerate())
@@ -809,6 +869,16 @@ class TestServing:
             with pytest.raises(requests.ConnectionError):
                 session.get(f"{api.url}/health", timeout=10)
 
+    def test_its_port_is_free_as_soon_as_it_has_stopped(self) -> None:
+        port = 0
+        with requests.Session() as session:
+            for _ in range(3):
+                with IdentityServer(INTERNAL_TOKEN, port=port) as api:
+                    port = urlsplit(api.url).port or 0
+                    # The connection stays open, so that it is the server that closes it.
+                    assert session.get(f"{api.url}/health", timeout=10).ok
+                session.close()
+
     def test_stopping_cuts_off_the_requests_in_flight(self) -> None:
         class Backend(EmbeddedBackend):
             asked = threading.Event()
@@ -816,7 +886,7 @@ class TestServing:
             def count(self, endpoint: str) -> None:
                 self.asked.set()
 
-        backend = Backend(Settings(api_latency=0.5))
+        backend = Backend(ServerSettings(api_latency=0.5))
         api = IdentityServer(INTERNAL_TOKEN, backend=backend)
         outcomes: list[object] = []
 
@@ -842,7 +912,7 @@ class TestServing:
             other.stop()
         assert not accepts("127.0.0.1", other.url)
 
-    def test_running_in_the_callers_thread_ends_when_another_thread_stops_it(self) -> None:
+    def test_running_ends_when_another_thread_stops_it(self) -> None:
         api = IdentityServer(INTERNAL_TOKEN)
         seen: list[int] = []
 
@@ -857,7 +927,7 @@ class TestServing:
         assert seen == [200]
         assert not accepts("127.0.0.1", api.url)
 
-    def test_running_in_the_callers_thread_ends_with_an_interrupt(self) -> None:
+    def test_running_ends_with_an_interrupt(self) -> None:
         api = IdentityServer(INTERNAL_TOKEN)
         seen: list[int] = []
 

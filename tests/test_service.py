@@ -46,7 +46,6 @@ def test_start_returns_at_once_and_twice_is_harmless(make_service: MakeService) 
         service.start()
         service.start()
         assert time.perf_counter() - began < 0.1
-        assert threading.active_count() <= 4
         names = [thread.name for thread in threading.enumerate()]
         assert names.count("identity-client orders") == 1
 
@@ -323,7 +322,8 @@ def test_an_expires_in_that_says_nothing_means_a_minute_and_one_warning(
         service.start()
         service.invalidate_token("a-token")
         service.get_access_token()
-    assert service.status().token_expires_in == pytest.approx(57)
+        assert service.status().token_expires_in == pytest.approx(57)
+        service.close()  # all is logged by then
     assert sum("expires_in" in message for message in caplog.messages) == 1
 
 
@@ -481,6 +481,36 @@ def test_close_is_quick_in_a_long_pause_and_safe_twice(make_service: MakeService
     assert time.perf_counter() - began < 1
     assert thread is not None
     assert not thread.is_alive()
+
+
+class Gate:
+    """A re-entrant lock that says when a thread is about to take it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.was_reached = threading.Event()
+
+    def __enter__(self) -> None:
+        self.was_reached.set()
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def test_start_beside_close_leaves_no_thread(make_service: MakeService) -> None:
+    service = make_service("http://127.0.0.1:9", service_name="start-beside-close")
+    gate = Gate()
+    service._worker._start_lock = gate  # type: ignore[assignment]  # it is used as one
+    starter = threading.Thread(target=service.start)
+    with gate.lock:
+        starter.start()
+        assert gate.was_reached.wait(10)
+        service.close()
+    starter.join(10)
+    names = [thread.name for thread in threading.enumerate()]
+    assert "identity-client start-beside-close" not in names
+    assert service.status().state is ServiceState.CLOSED
 
 
 def test_close_releases_those_who_wait(make_service: MakeService) -> None:

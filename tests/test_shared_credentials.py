@@ -329,6 +329,23 @@ def test_a_usable_token_is_served_and_nothing_rotated_while_the_store_is_away(
     assert api.backend.requests["register"] == 3
 
 
+def test_callers_without_a_token_learn_that_the_store_is_away(
+    api: IdentityServer, make: MakeService, shelf: Shelf
+) -> None:
+    api.backend.change(token_lifetime=2.0)
+    service = make(api, base_retry_delay=60.0, max_retry_delay=60.0)
+    service.get_access_token()
+    api.backend.rotate_secret("orders")
+    shelf.fail("lock")
+    wait_for(service, lambda: service.status().state is ServiceState.UNAVAILABLE)
+    for _ in range(2):  # the second attempt comes before another registration is due
+        with pytest.raises(NotReadyError, match="the shelf is gone") as caught:
+            service.get_access_token(5)
+        assert isinstance(caught.value.__cause__, CredentialStoreError)
+        service._cache.reset_failure()
+    assert api.backend.requests["register"] == 1
+
+
 def test_a_refresh_does_not_need_the_store(
     api: IdentityServer, make: MakeService, shelf: Shelf, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -397,6 +414,7 @@ def test_a_store_that_raises_something_else_ends_nothing(
     shelf.fail("load", error=KeyError("a-secret"))
     renew(service)
     renew(service)
+    service.close()  # all is logged by then
     assert "unexpected KeyError while writing the credentials to the store (_call" in caplog.text
     assert "this is a bug, please report it" in caplog.text
     assert "a-secret" not in caplog.text

@@ -40,6 +40,12 @@ from identity_client.stores import ENTRY_POINTS
         pytest.param("file:relative", "must name a file by its absolute path", id="no path"),
         pytest.param("file://host/path", "must name a file by its absolute path", id="a host"),
         pytest.param("file:///folder/", "must name a file by its absolute path", id="a folder"),
+        pytest.param("file:///a%00b", "must name a file by its absolute path", id="a null"),
+        pytest.param("file:///run/a#b", "must write # as %23 and ? as %3F", id="a hash"),
+        pytest.param("file:///run/a?b", "must write # as %23 and ? as %3F", id="a question mark"),
+        pytest.param("file:///run/a#", "must write # as %23 and ? as %3F", id="a bare hash"),
+        pytest.param("file:///run/a?", "must write # as %23 and ? as %3F", id="a bare question"),
+        pytest.param("redis+sentinel://a/b", "Redis Sentinel is not supported", id="sentinel"),
     ],
 )
 def test_a_store_that_cannot_be_opened_is_refused(url: str, problem: str) -> None:
@@ -163,6 +169,11 @@ def test_a_truncated_file_counts_as_none_and_is_replaced(
     assert store.load() == StoredCredentials(version=1, credentials=credentials())
 
 
+def test_a_name_with_any_character_is_taken_literally(tmp_path: Path) -> None:
+    save(store_at(f"file://{tmp_path.as_posix()}/a%23b%3Fc%25d"))
+    assert (tmp_path / "a#b?c%d").is_file()
+
+
 @pytest.mark.parametrize("content", [b"root:x:0:0", b"[]", b'{"version": 1}', b"\xff"])
 def test_a_file_of_another_program_is_left_as_it_is(url: str, path: Path, content: bytes) -> None:
     path.write_bytes(content)
@@ -174,6 +185,29 @@ def test_a_file_of_another_program_is_left_as_it_is(url: str, path: Path, conten
         assert str(path) in caught.value.message
     assert path.read_bytes() == content
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", [b"root:x:0:0", b'{"service": "billing", "identityApi": "x"}'])
+def test_a_foreign_file_where_the_new_content_is_written_is_left_as_it_is(
+    url: str, path: Path, content: bytes
+) -> None:
+    other = path.with_name(f"{path.name}.tmp")
+    other.write_bytes(content)
+    store = store_at(url)
+    for call in (lambda: save(store), store.clear):
+        with pytest.raises(CredentialStoreError, match=f"the file {other} holds "):
+            call()
+    assert other.read_bytes() == content
+    assert not path.exists()
+
+
+def test_a_link_where_the_new_content_is_written_is_left_as_it_is(url: str, path: Path) -> None:
+    other = path.with_name(f"{path.name}.tmp")
+    other.symlink_to(path)
+    with pytest.raises(CredentialStoreError, match=f"the file {other} is a symbolic link"):
+        save(store_at(url))
+    assert other.is_symlink()
 
 
 def test_a_link_is_not_followed(url: str, path: Path, tmp_path: Path) -> None:
@@ -498,9 +532,53 @@ def test_without_the_key_nothing_is_overwritten(
     assert path.read_bytes() == content
 
 
-def test_what_was_stored_before_there_was_a_key_is_read(url: str) -> None:
+def test_with_a_key_nothing_is_accepted_that_is_not_encrypted(url: str, path: Path) -> None:
     save(store_at(url))
-    assert store_at(url, key=KEY).load().credentials == credentials()
+    content = path.read_bytes()
+    store = store_at(url, key=KEY)
+    with pytest.raises(CredentialStoreError) as caught:
+        save(store)
+    assert caught.value.message == (
+        f"the data in the file {path} is not encrypted, but IDENTITY_CREDENTIAL_STORE_KEY is set; "
+        "stop all instances, run 'identity-client credentials clear', and start them with the key: "
+        "the first one registers again"
+    )
+    assert path.read_bytes() == content
+    store.clear()
+    assert save(store).version == 1
+
+
+@pytest.mark.parametrize("member", ["service", "identityApi"])
+def test_what_is_encrypted_names_its_owner_inside(url: str, path: Path, member: str) -> None:
+    owner = {
+        "service": {"service_name": "billing"},
+        "identityApi": {"identity_api_url": "http://b"},
+    }
+    other = store_at(url, key=KEY, **owner[member])
+    save(other)
+    stolen = json.loads(path.read_text())
+    path.write_text(json.dumps({**stolen, "service": "orders", "identityApi": API}))
+    with pytest.raises(
+        CredentialStoreError, match="holds the credentials of the service"
+    ) as caught:
+        store_at(url, key=KEY).load()
+    assert next(iter(owner[member].values())) in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["\u00e9", "", None, "gAAAA"], ids=range(4))
+def test_what_cannot_be_decrypted_is_a_clear_error(url: str, path: Path, text: str | None) -> None:
+    owner = {"service": "orders", "identityApi": API}
+    path.write_text(json.dumps({**owner, "version": 1, "encrypted": text}))
+    with pytest.raises(CredentialStoreError, match="cannot be decrypted with the configured key"):
+        store_at(url, key=KEY).load()
+
+
+def test_what_was_encrypted_without_an_owner_is_refused(url: str, path: Path) -> None:
+    inside = Fernet(KEY).encrypt(json.dumps({"version": 1}).encode()).decode()
+    owner = {"service": "orders", "identityApi": API}
+    path.write_text(json.dumps({**owner, "version": 1, "encrypted": inside}))
+    with pytest.raises(CredentialStoreError, match="its member 'service' is missing; delete it"):
+        store_at(url, key=KEY).load()
 
 
 @pytest.mark.parametrize("key", ["hunter2", "", "ü", f"{KEY},"])

@@ -27,7 +27,7 @@ from support.load import Load, Seen, expiry
 from support.toxiproxy import FAULTS, Proxy, Toxiproxy
 
 from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
-from identity_client.server import AppServer, IdentityServer, Settings, create_app
+from identity_client.server import AppServer, IdentityServer, ServerSettings, create_app
 
 INTERNAL_TOKEN = "internal-token-of-the-soak"
 LIFETIME = 10
@@ -103,7 +103,7 @@ def on_keycloak(proxies: Toxiproxy) -> Generator[tuple[str, str, Proxy], None, N
 @contextmanager
 def embedded(proxies: Toxiproxy) -> Generator[tuple[str, str, Proxy], None, None]:
     """The embedded server, in the same terms."""
-    with IdentityServer(INTERNAL_TOKEN, settings=Settings(token_lifetime=LIFETIME)) as server:
+    with IdentityServer(INTERNAL_TOKEN, settings=ServerSettings(token_lifetime=LIFETIME)) as server:
         proxy = proxies.between("token", server.url)
         yield proxy.url, f"{server.url}/realms/xema/protocol/openid-connect/certs", proxy
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,6 @@ from support.resource import ProtectedResource
 from support.services import INTERNAL_TOKEN
 
 from identity_client.server import IdentityServer
-
-
-@pytest.fixture
-def resource(api: IdentityServer) -> Iterator[ProtectedResource]:
-    with ProtectedResource(api) as resource:
-        yield resource
-        assert resource.rejected == []
 
 
 @pytest.fixture

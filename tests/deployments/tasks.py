@@ -11,6 +11,6 @@ from deployments.app import call_another_service
 celery = Celery("deployment", broker=os.environ["BROKER_URL"], backend=os.environ["BROKER_URL"])
 
 
-@celery.task  # type: ignore[untyped-decorator]  # Celery has no types
+@celery.task
 def call() -> dict[str, Any]:
     return call_another_service()

@@ -7,8 +7,10 @@ nobody can run, so whoever returns later than at 0 s has waited for a timeout, a
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Condition
 from typing import Any
 
@@ -16,6 +18,7 @@ import interleave_test as it
 
 from identity_client import (
     AccessToken,
+    EventKind,
     IdentityBootstrapConfig,
     IdentityError,
     ServiceCredentials,
@@ -101,13 +104,15 @@ class World:
     """A cache, a worker and what callers got."""
 
     current_cache: TokenCache | None = None
+    worker_class = Worker
 
     def __init__(self, cache_class: type[TokenCache], *failures: BaseException) -> None:
         self.clock = SchedulersClock()
         World.current_cache = None  # what is made here is nobody else's yet
         self.cache = World.current_cache = cache_class(self.clock)
         self.source = Source(self.clock, *failures)
-        self.worker = Worker(CONFIG, self.clock, self.cache, self.source, EventEmitter("orders"))
+        self.events = EventEmitter("orders")
+        self.worker = self.worker_class(CONFIG, self.clock, self.cache, self.source, self.events)
         self.got: list[str | Failure | None] = []
 
     def call(self) -> str | Failure | None:
@@ -310,7 +315,48 @@ def a_worker_that_ends_leaves_no_waiter_behind(
     return model
 
 
+def a_worker_that_dies_in_an_attempt_ends_it(
+    cache_class: type[TokenCache], callers: int = 3
+) -> Model:
+    def model() -> None:
+        world = World(cache_class, SystemExit())
+        run: Callable[[object], None] = world.worker._run
+
+        def run_to_the_end(run_id: object) -> None:
+            with suppress(SystemExit):  # which ends a thread silently, but not the scheduler's
+                run(run_id)
+
+        world.worker._run = run_to_the_end  # type: ignore[method-assign]  # what the thread does
+        together(callers, world.call, world.call)
+        world.end()
+        assert all(isinstance(outcome, Failure) for outcome in world.got), world.got
+        assert world.source.requests == 1
+
+    return model
+
+
+def a_listener_delays_no_caller(cache_class: type[TokenCache], callers: int = 3) -> Model:
+    def model() -> None:
+        world = World(cache_class)
+        obtain = world.source.obtain
+
+        def obtain_and_emit(deadline: float = math.inf) -> AccessToken:
+            token = obtain(deadline)
+            world.events.emit(EventKind.TOKEN_ISSUED, "a token was issued")
+            return token
+
+        world.source.obtain = obtain_and_emit  # type: ignore[method-assign]  # as real ones emit
+        world.events.listen(lambda event: threading.Event().wait(TIMEOUT))
+        together(callers, world.call, world.call)
+        world.worker.stop()
+        assert world.got == ["token 1"] * callers
+
+    return model
+
+
 MODELS: list[Any] = [
+    a_worker_that_dies_in_an_attempt_ends_it,
+    a_listener_delays_no_caller,
     a_rejected_token_comes_back_when_no_other_can_be_had,
     rejections_that_follow_each_other_cause_one_refresh,
     a_worker_that_ends_leaves_no_waiter_behind,

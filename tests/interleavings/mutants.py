@@ -1,14 +1,15 @@
-"""The cache with a defect sown into it."""
+"""The cache and the worker, each with a defect sown into it."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from identity_client._tokens import cache as token_cache
-from identity_client._tokens.cache import TokenCache
+from identity_client._tokens import worker
 
 
 class Defect(NamedTuple):
@@ -17,6 +18,7 @@ class Defect(NamedTuple):
     name: str
     original: str
     replacement: str
+    module: ModuleType = token_cache
 
 
 DEFECTS = [
@@ -50,7 +52,7 @@ DEFECTS = [
     ),
     Defect(
         "rejections have no brake",
-        "            if not was_accepted and now < self._next_rejection_at:",
+        "            if not was_revoked and now < self._next_rejection_at:",
         "            if now < -1:",
     ),
     Defect(
@@ -63,24 +65,53 @@ DEFECTS = [
         "            self.worker_exits += 1\n",
         "            pass\n",
     ),
+    Defect(
+        "there is no pause after a failure",
+        "self.failure.retry_at - now\n",
+        "-1.0\n",
+    ),
+    Defect(
+        "callers within a pause do not get the failure",
+        "        if failure is None or failure.final or now < failure.retry_at:",
+        "        if failure is None or failure.final:",
+    ),
+    Defect(
+        "a worker that dies leaves its attempt open",
+        "        except BaseException as error:\n",
+        "        except Exception as error:\n",
+        worker,
+    ),
+    Defect(
+        "listeners are called before the token is published",
+        "            if self._cache.publish(attempt, snapshot):\n",
+        "            self._events.deliver()\n"
+        "            if self._cache.publish(attempt, snapshot):\n",
+        worker,
+    ),
 ]
 
+# Not among the others: no schedule shows it, but an exception between two instructions.
+PYTHON_LOCK = Defect(
+    "the lock is taken by Python code",
+    "        with self._lock:\n            self._refresh_at = min(",
+    "        with self._work:\n            self._refresh_at = min(",
+)
 
-def sow(defect: Defect, folder: Path) -> tuple[type[TokenCache], str]:
-    """Return a cache with a defect, and the file that it is in."""
-    source = Path(token_cache.__file__).read_text(encoding="utf-8")
+
+def sow(defect: Defect, folder: Path) -> tuple[Any, str]:
+    """Return a module with a defect, and the file that it is in."""
+    source = Path(str(defect.module.__file__)).read_text(encoding="utf-8")
     assert source.count(defect.original) == 1, f"the source has changed: {defect.name}"
-    file = folder / "token_cache.py"
+    file = folder / "mutant.py"
     file.write_text(source.replace(defect.original, defect.replacement), encoding="utf-8")
-    name = f"{token_cache.__package__}.mutant"
+    name = f"{defect.module.__package__}.mutant"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
-    mutant: type[TokenCache] = module.TokenCache
     # The worker and the checks know the classes of the original.
     for name in ("Failure", "Invalidation", "WorkerGone"):
         setattr(module, name, getattr(token_cache, name))
-    return mutant, str(file)
+    return module, str(file)

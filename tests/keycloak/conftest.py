@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from support.environments import EmbeddedEnvironment, IdentityEnvironment, KeycloakEnvironment
 from support.keycloak import Admin, Keycloak, Realm
 from support.services import INTERNAL_TOKEN
-from support.stages import EmbeddedStage, KeycloakStage, Stage
 
 from identity_client.server import AppServer, create_app
 
@@ -51,8 +51,8 @@ def served(realm: Realm) -> Iterator[AppServer]:
 
 
 @pytest.fixture(params=["embedded", "keycloak"])
-def stage(request: pytest.FixtureRequest) -> Stage:
+def environment(request: pytest.FixtureRequest) -> IdentityEnvironment:
     """The embedded server, or one in front of Keycloak."""
     if request.param == "embedded":
-        return EmbeddedStage(request.getfixturevalue("api"))
-    return KeycloakStage(request.getfixturevalue("served"), request.getfixturevalue("realm"))
+        return EmbeddedEnvironment(request.getfixturevalue("api"))
+    return KeycloakEnvironment(request.getfixturevalue("served"), request.getfixturevalue("realm"))

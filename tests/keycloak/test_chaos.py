@@ -13,7 +13,7 @@ from support.toxiproxy import FAULTS, Proxy, Toxiproxy
 from support.watched import Watched
 
 from identity_client import EventKind, ServiceState
-from identity_client.server import AppServer, IdentityServer, Settings, create_app
+from identity_client.server import AppServer, IdentityServer, ServerSettings, create_app
 
 # Of tokens that live 10 s: one comes after 8.55 s at the latest, and is used for 9 s.
 LIFETIME = 10
@@ -29,7 +29,7 @@ def toxiproxy() -> Iterator[Toxiproxy]:
 @pytest.fixture
 def embedded(toxiproxy: Toxiproxy) -> Iterator[tuple[str, Proxy]]:
     """The address of the embedded server behind a proxy, and that."""
-    with IdentityServer(INTERNAL_TOKEN, settings=Settings(token_lifetime=LIFETIME)) as server:
+    with IdentityServer(INTERNAL_TOKEN, settings=ServerSettings(token_lifetime=LIFETIME)) as server:
         proxy = toxiproxy.between(f"embedded-{time.time_ns()}", server.url)
         yield proxy.url, proxy
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.environments import EmbeddedEnvironment, IdentityEnvironment
 from support.services import INTERNAL_TOKEN
-from support.stages import EmbeddedStage, Stage
 
 CONTRACT = Path(__file__).parents[2] / "docs" / "identity-api.openapi.yaml"
 
@@ -33,7 +33,7 @@ def contract(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("token", [INTERNAL_TOKEN, "wrong"], ids=["token", "wrong token"])
 def test_no_request_makes_the_server_fail_or_break_the_contract(
-    stage: Stage, contract: Path, token: str, tmp_path: Path
+    environment: IdentityEnvironment, contract: Path, token: str, tmp_path: Path
 ) -> None:
     checks = [
         "not_a_server_error",
@@ -46,13 +46,13 @@ def test_no_request_makes_the_server_fail_or_break_the_contract(
     ]
     if token == INTERNAL_TOKEN:
         checks.append("negative_data_rejection")
-        if isinstance(stage, EmbeddedStage):
+        if isinstance(environment, EmbeddedEnvironment):
             # Keycloak takes shorter names than the contract does.
             checks.append("positive_data_acceptance")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", str(contract)),
-            *("--url", stage.url, "--header", f"Authorization: Bearer {token}"),
+            *("--url", environment.url, "--header", f"Authorization: Bearer {token}"),
             *("--checks", ",".join(checks), "--phases", "examples,coverage,fuzzing"),
             *("--max-examples", "50", "--generation-deterministic", "--no-color"),
         ],

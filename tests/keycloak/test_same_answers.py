@@ -11,8 +11,8 @@ from urllib.parse import quote_plus
 
 import pytest
 import requests
+from support.environments import IdentityEnvironment
 from support.services import INTERNAL_TOKEN
-from support.stages import Stage
 
 GRANT = {"grant_type": "client_credentials"}
 HARD_NAME = "orders & co: ü/%2B+"
@@ -25,12 +25,12 @@ Case = Callable[["Asker"], requests.Response]
 class Asker:
     """Asks one server."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, environment: IdentityEnvironment) -> None:
+        self.environment = environment
 
     def api(self, method: str, path: str, token: str = INTERNAL_TOKEN, **request: Any) -> Any:
         headers = {"Authorization": f"Bearer {token}"}
-        url = self.stage.url + path
+        url = self.environment.url + path
         return requests.request(method, url, headers=headers, timeout=30, **request)
 
     def register(self, name: str = "orders", **members: Any) -> requests.Response:
@@ -46,7 +46,9 @@ class Asker:
     def token(self, form: Any = (), **request: Any) -> requests.Response:
         """Ask the token endpoint."""
         data = {**GRANT, **dict(form)}
-        return requests.post(self.stage.token_endpoint, **{"data": data, "timeout": 30, **request})
+        return requests.post(
+            self.environment.token_endpoint, **{"data": data, "timeout": 30, **request}
+        )
 
     def post(self, secret: str, client_id: str = "orders", **form: str) -> requests.Response:
         return self.token({"client_id": client_id, "client_secret": secret, **form})
@@ -63,7 +65,7 @@ class Asker:
 
     def hard(self) -> None:
         self.register(HARD_NAME)
-        self.stage.set_secret(HARD_NAME, HARD_SECRET)
+        self.environment.set_secret(HARD_NAME, HARD_SECRET)
 
     def organization(self, name: str = "platform", **request: Any) -> requests.Response:
         order = {"name": name, "displayName": "Platform"}
@@ -72,7 +74,7 @@ class Asker:
 
     def membership(self, user: str | None = None) -> requests.Response:
         organization = self.organization().json()["data"]["id"]
-        member = self.stage.add_member(organization, "ADMIN")
+        member = self.environment.add_member(organization, "ADMIN")
         params = {"userId": user or member, "orgId": organization}
         answer: requests.Response = self.api("GET", "/internal/memberships/verify", params=params)
         return answer
@@ -132,9 +134,9 @@ CASES: dict[str, Case] = {
     "an unknown client": lambda ask: ask.post("secret", "nobody"),
     "no client": lambda ask: ask.token(),
     "Basic without a colon": lambda ask: ask.basic("orders"),
-    "a disabled client": lambda ask: ask.after(ask.stage.disable),
-    "a deleted client": lambda ask: ask.after(ask.stage.delete),
-    "a secret that was rotated": lambda ask: ask.after(ask.stage.rotate),
+    "a disabled client": lambda ask: ask.after(ask.environment.disable),
+    "a deleted client": lambda ask: ask.after(ask.environment.delete),
+    "a secret that was rotated": lambda ask: ask.after(ask.environment.rotate),
     "a secret that was regenerated": lambda ask: ask.after(
         lambda name: (ask.register(name, regenerateSecret=True), None)[1]
     ),
@@ -142,9 +144,9 @@ CASES: dict[str, Case] = {
     "an unknown grant_type": lambda ask: ask.post(ask.secret(), grant_type="magic"),
     "a parameter twice": lambda ask: ask.basic(f"orders:{ask.secret()}", scope=["email"] * 2),
     "JSON in place of a form": lambda ask: ask.token(data=None, json=GRANT),
-    "GET in place of POST": lambda ask: requests.get(ask.stage.token_endpoint, timeout=30),
+    "GET in place of POST": lambda ask: requests.get(ask.environment.token_endpoint, timeout=30),
     "a realm that does not exist": lambda ask: requests.post(
-        ask.stage.token_endpoint.replace("/realms/", "/realms/no-"), timeout=30
+        ask.environment.token_endpoint.replace("/realms/", "/realms/no-"), timeout=30
     ),
 }
 
@@ -180,18 +182,18 @@ def documented() -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_both_servers_answer_what_the_docs_say(stage: Stage, name: str) -> None:
-    assert form_of(CASES[name](Asker(stage))) == documented()[name]
+def test_both_servers_answer_what_the_docs_say(environment: IdentityEnvironment, name: str) -> None:
+    assert form_of(CASES[name](Asker(environment))) == documented()[name]
 
 
 def test_the_docs_have_no_other_cases() -> None:
     assert list(documented()) == list(CASES)
 
 
-def test_a_token_of_either_server_is_for_the_service(stage: Stage) -> None:
-    asker = Asker(stage)
-    claims = stage.claims(asker.post(asker.secret()).json()["access_token"])
-    assert claims["iss"] == stage.issuer
+def test_a_token_of_either_server_is_for_the_service(environment: IdentityEnvironment) -> None:
+    asker = Asker(environment)
+    claims = environment.claims(asker.post(asker.secret()).json()["access_token"])
+    assert claims["iss"] == environment.issuer
     assert claims["azp"] == claims["client_id"] == "orders"
     assert "micro-service" in claims["realm_access"]["roles"]
     assert (claims["typ"], claims["aud"]) == ("Bearer", "account")
@@ -199,9 +201,11 @@ def test_a_token_of_either_server_is_for_the_service(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("lifetime", [10, 60, 300])
-def test_a_token_of_either_server_ends_in_whole_seconds(stage: Stage, lifetime: int) -> None:
-    asker = Asker(stage)
-    stage.set_lifetime(lifetime)
+def test_a_token_of_either_server_ends_in_whole_seconds(
+    environment: IdentityEnvironment, lifetime: int
+) -> None:
+    asker = Asker(environment)
+    environment.set_lifetime(lifetime)
     reply = asker.post(asker.secret()).json()
-    claims = stage.claims(reply["access_token"])
+    claims = environment.claims(reply["access_token"])
     assert reply["expires_in"] == claims["exp"] - claims["iat"] == lifetime

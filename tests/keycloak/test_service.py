@@ -196,7 +196,8 @@ def test_a_token_is_replaced_before_its_end(
     first = seen.service.get_access_token()
     assert verified(realm, first)["exp"] - time.time() <= lifetime
     leeway = max(1.0, min(10.0, lifetime * 0.05))
-    assert seen.service.status().token_expires_in == pytest.approx(lifetime - leeway)
+    # Keycloak subtracts the second that has begun meanwhile.
+    assert seen.service.status().token_expires_in == pytest.approx(lifetime - leeway, abs=1.5)
     clock.advance(lifetime * 0.42)
     assert seen.service.get_access_token() == first
     clock.advance(lifetime * 0.481)
@@ -215,7 +216,7 @@ def test_a_lifespan_that_changes_is_followed_from_the_next_token_on(
         realm.change(accessTokenLifespan=lifetime)
         seen.service.invalidate_token(seen.service.get_access_token(), was_accepted=True)
         verified(realm, seen.service.get_access_token())
-        assert seen.service.status().token_expires_in == pytest.approx(usable)
+        assert seen.service.status().token_expires_in == pytest.approx(usable, abs=1.5)
         assert seen.service.status().tokens_issued == number
 
 

@@ -71,7 +71,7 @@ def _sow_a_second_command() -> None:
 
     def checked_save(store: Any, stored: Any) -> Any:
         stored = save(store, stored)
-        record = {"version": stored.version, "document": store._documents.write(stored)}
+        record = {"version": stored.version, "document": store._codec.write(stored)}
         store._connect().hset(KEY, mapping=record)
         return stored
 

@@ -1,0 +1,67 @@
+"""gevent outside of a server: a process that forks, and starts other programs, goes on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from support.services import INTERNAL_TOKEN
+
+from identity_client.server import IdentityServer
+
+PROCESS = """
+from gevent import monkey
+monkey.patch_all()
+import os, subprocess, sys, threading
+from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
+
+with IdentityBootstrapService(IdentityBootstrapConfig.from_env()) as service:
+    assert service.wait_for_ready(10)
+
+    def start_another_program():
+        assert subprocess.run(["true"]).returncode == 0
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if service.get_access_token(10) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+
+    go_on = {"subprocess.run": start_another_program, "os.fork": fork}[sys.argv[1]]
+    for _ in range(5):
+        old = service.get_access_token()
+        service.invalidate_token(old, was_accepted=True)
+        got = []
+        waiter = threading.Thread(target=lambda: got.append(service.get_access_token(10)))
+        waiter.start()
+        while not service._cache.in_flight:
+            threading.Event().wait(0.001)
+        go_on()  # while a caller waits for the worker
+        waiter.join(20)
+        assert got and got[0] != old, got
+    worker = service._worker._thread
+    assert worker is not None and worker.is_alive()
+print("done")
+"""
+
+
+@pytest.mark.parametrize("what", ["subprocess.run", "os.fork"])
+def test_a_worker_that_is_a_greenlet_outlives_a_fork(what: str, api: IdentityServer) -> None:
+    api.backend.change(token_latency=0.2)
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESS, what],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={
+            **os.environ,
+            "IDENTITY_API_URL": api.url,
+            "IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN,
+            "IDENTITY_BASE_RETRY_DELAY": "0.05",
+            "SERVICE_NAME": "orders",
+        },
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
