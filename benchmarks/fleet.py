@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 from unittest.mock import patch
 
 import backoff
@@ -223,12 +223,29 @@ def show(runs: list[Run], replicas: int) -> None:
             print(f"  {name:38} {before:15,} {after:15,}")
 
 
-def plot(runs: list[Run], replicas: int, file: str) -> None:
+THEMES = {
+    "light": {"text": "#1f2328", "with": "#0969da", "without": "#f4a582", "trouble": "#e8e8e8"},
+    "dark": {"text": "#e6edf3", "with": "#58a6ff", "without": "#9a5b3c", "trouble": "#2d333b"},
+}
+
+
+def plot(runs: list[Run], replicas: int, folder: Path) -> None:
+    """Draw the figures for the light and the dark pages."""
+    for theme, colours in THEMES.items():
+        _plot(runs, replicas, colours, folder / f"fleet-{theme}.svg")
+
+
+def _plot(runs: list[Run], replicas: int, colours: dict[str, str], file: Path) -> None:
     """Draw requests per second over time, the busiest second of each bucket."""
     import matplotlib as mpl
     from matplotlib import pyplot
 
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "fleet", "font.size": 9})
+    of_text = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    mpl.rcParams.update(
+        {"svg.fonttype": "none", "svg.hashsalt": "fleet", "font.size": 9}
+        | {"font.family": "sans-serif"}
+        | dict.fromkeys(of_text, colours["text"])
+    )
     figure, panels = pyplot.subplots(len(SCENARIOS), sharex=True, sharey=True, figsize=(8, 7.5))
     minutes = [second / 60 for second in range(0, MINUTES * 60 + 1, BUCKET)]
     even = replicas / (CONFIG.refresh_ratio * LIFETIME)
@@ -239,15 +256,20 @@ def plot(runs: list[Run], replicas: int, file: str) -> None:
                     max(run.requests[begin : begin + BUCKET])
                     for begin in range(0, MINUTES * 60, BUCKET)
                 ]
-                color, label = (
-                    ("#0868ac", "with jitter") if run.jitter else ("#f4a582", "without jitter")
+                kind = "with" if run.jitter else "without"
+                panel.stairs(
+                    peaks,
+                    minutes,
+                    baseline=0.5,
+                    fill=True,
+                    color=colours[kind],
+                    label=f"{kind} jitter",
                 )
-                panel.stairs(peaks, minutes, baseline=0.5, fill=True, color=color, label=label)
-        panel.axhline(
-            even, color="black", linewidth=0.8, linestyle=":", label=f"an even pace ({even:.0f}/s)"
-        )
+        pace = f"an even pace ({even:.0f}/s)"
+        panel.axhline(even, color=colours["text"], linewidth=0.8, linestyle=":", label=pace)
         begin, end = (moment / 60 for moment in scenario.trouble)
-        panel.axvspan(begin, end, color="#e8e8e8", linewidth=0, zorder=0)
+        panel.axvspan(begin, end, color=colours["trouble"], linewidth=0, zorder=0)
+        panel.set_facecolor("none")
         panel.set_title(scenario.story, loc="left", fontsize=10)
         panel.set_yscale("log")
         panel.set_ylim(1, 3 * replicas)
@@ -259,15 +281,17 @@ def plot(runs: list[Run], replicas: int, file: str) -> None:
     panels[0].legend(loc="upper right", ncols=3, frameon=False, bbox_to_anchor=(1, 1.25))
     panels[-1].set_xlabel("minutes since the boot")
     figure.tight_layout()
-    metadata: dict[str, Any] = {"Date": None} if file.endswith(".svg") else {}
-    figure.savefig(file, metadata=metadata, dpi=100)
+    figure.savefig(file, transparent=True, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--replicas", type=int, default=10_000)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--plot", metavar="FILE", help="draw them, too; needs matplotlib")
+    parser.add_argument(
+        "--plot", metavar="FOLDER", type=Path, help="draw them, too; needs matplotlib"
+    )
     options = parser.parse_args()
     logging.disable()
     began = time.perf_counter()

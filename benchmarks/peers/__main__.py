@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--note", default="", help="what else there is to say of this run")
     parser.add_argument("--render", action="store_true", help="only write tables and plots again")
     parser.add_argument(
-        "--compare", type=Path, help="only tell in which rows the order differs from this JSON file"
+        "--compare",
+        type=Path,
+        help="only tell which libraries have changed places since this JSON file",
     )
     options = parser.parse_args()
     if not options.render and options.compare is None:
@@ -32,7 +34,7 @@ def main() -> int:
     results = report.load(options.output)
     if options.compare is not None:
         changes = report.order_changes(results, report.load_file(options.compare))
-        print("\n".join(changes) or "The order is the same in all rows.")
+        print("\n".join(changes) or "No two libraries have changed places in any row.")
         return 1 if changes else 0
     report.write(results, options.output)
     print(report.as_text(results))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from .rows import BY_ID, Column, Figures, Row, ranking
+from .rows import BY_ID, Column, Figures, Row, Runs, median, precedes, ranking
 
 OURS = "identity-client"
 FLOOR = "floor"
@@ -33,26 +33,34 @@ def load_file(path: Path) -> dict[str, Any]:
 def medians(row: Row, results: dict[str, Any]) -> dict[str, Figures]:
     """Return the median of each figure of a row, for each library that was measured."""
     return {
-        name: {
-            column.key: statistics.median(run[column.key] for run in runs) for column in row.columns
-        }
-        for name, runs in results["rows"][row.id]["runs"].items()
+        name: {column.key: median(column, runs) for column in row.columns}
+        for name, runs in runs_of(row, results).items()
     }
 
 
+def runs_of(row: Row, results: dict[str, Any]) -> dict[str, Runs]:
+    runs: dict[str, Runs] = results["rows"][row.id]["runs"]
+    return runs
+
+
 def ranked(row: Row, results: dict[str, Any]) -> list[tuple[int, str]]:
-    figures = medians(row, results)
-    return ranking(row, {name: figures[name] for name in figures if name != FLOOR})
+    runs = runs_of(row, results)
+    return ranking(row, {name: runs[name] for name in runs if name != FLOOR})
 
 
 def order_changes(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
-    """Return a line for each row in which the libraries do not stand in the same order."""
+    """Return a line for each two libraries that stand in one order in one run, and not by noise,
+    and in the other order in the other.
+    """
     lines = []
     for row in measured_rows(new):
         if row.id in old["rows"]:
-            orders = [[name for _, name in ranked(row, results)] for results in (old, new)]
-            if orders[0] != orders[1]:
-                lines.append(f"{row.id}:\n  {' < '.join(orders[0])}\n  {' < '.join(orders[1])}")
+            before, now = runs_of(row, old), runs_of(row, new)
+            lines += [
+                f"{row.id}: {one} was better than {other}, now {other} is"
+                for one, other in permutations(sorted(before.keys() & now.keys()), 2)
+                if precedes(row, before[one], before[other]) and precedes(row, now[other], now[one])
+            ]
     return lines
 
 
@@ -135,8 +143,8 @@ Benchmarks
 
 This package beside libraries that are used for the same job, each set up as its documentation says,
 all measured in one run against one token endpoint (`how <peers-conditions_>`__). The *floor* is the
-least that can be done. Ranks compare all libraries; those that differ by no more than noise share
-one. A figure is the median of several runs, and less is better.
+least that can be done. A figure is the median of several runs, and less is better. Ranks compare
+all libraries; those that differ by no more than noise share one.
 """
 
 
@@ -157,7 +165,8 @@ def as_rst(results: dict[str, Any]) -> str:
 
 def _figure(name: str, title: str) -> str:
     return "\n".join(
-        f".. image:: peers-{name}-{theme}.svg\n   :class: only-{theme}\n   :alt: {title}\n"
+        f".. figure:: peers-{name}-{theme}.svg\n"
+        f"   :figclass: only-{theme} diagram\n   :alt: {title}\n"
         for theme in THEMES
     )
 
