@@ -75,6 +75,7 @@ def findings(path: Path) -> Iterator[str]:
 def main(names: list[str]) -> int:
     paths = [Path(name) for name in names] or [
         *sorted(ROOT.glob("identity_client/**/*.py")),
+        *sorted(ROOT.glob("docs/**/*.py")),
         *sorted(path for pattern in PAGES for path in ROOT.glob(pattern)),
     ]
     found = [line for path in paths for line in findings(path)]
