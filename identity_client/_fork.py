@@ -106,6 +106,19 @@ def in_child(call: Callable[[], None]) -> None:
     getattr(os, "register_at_fork", _no_hooks)(after_in_child=call)
 
 
+def current_greenlet() -> Any:
+    """Return the greenlet of gevent that this code runs in, or None in a thread of its own."""
+    gevent = sys.modules.get("gevent")
+    current = None if gevent is None else gevent.getcurrent()
+    return current if hasattr(current, "kill") else None
+
+
+def is_killed_greenlet(error: BaseException) -> bool:
+    """Whether ``error`` is what gevent raises in a greenlet to end it."""
+    greenlet = sys.modules.get("greenlet")
+    return greenlet is not None and isinstance(error, greenlet.GreenletExit)
+
+
 def is_exiting() -> bool:
     """Whether workers have been stopped for good, so that callers must do without one."""
     return _exiting

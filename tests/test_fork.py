@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from support.processes import run
@@ -278,6 +279,94 @@ def test_a_greenlet_rests_while_its_process_forks(
     assert service.get_access_token() != token
 
 
+class Greenlet:
+    """What gevent's have, for a worker that is a thread of its own."""
+
+    def __init__(self) -> None:
+        self.killed = 0
+
+    def kill(self, *, block: bool) -> None:
+        assert not block, "the hub does not run during a fork"
+        self.killed += 1
+
+
+class GreenletExit(BaseException):
+    """What is raised in a greenlet that is killed."""
+
+
+@pytest.fixture
+def greenlet(monkeypatch: pytest.MonkeyPatch) -> Greenlet:
+    """The worker's greenlet; all other code runs in the main one, which has no `kill`."""
+    greenlet, main = Greenlet(), object()
+
+    def current() -> object:
+        is_worker = threading.current_thread().name.startswith("identity-client")
+        return greenlet if is_worker else main
+
+    monkeypatch.setitem(sys.modules, "gevent", cast(Any, SimpleNamespace(getcurrent=current)))
+    module = cast(Any, SimpleNamespace(GreenletExit=GreenletExit))
+    monkeypatch.setitem(sys.modules, "greenlet", module)
+    return greenlet
+
+
+def test_the_copy_of_a_greenlet_is_killed_in_the_child_and_leaves_all_alone(
+    api: IdentityServer,
+    make_service: MakeService,
+    greenlet: Greenlet,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = make_service(api)
+    token = service.get_access_token()
+    copy: Any = service._worker._thread
+    has_begun, is_killed = threading.Event(), threading.Event()
+
+    def obtain(_: float) -> None:
+        has_begun.set()
+        assert is_killed.wait(5)
+        raise GreenletExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service._worker._source, "obtain", obtain)
+        service.invalidate_token(token)
+        assert has_begun.wait(5)
+    exits, pid = service._cache.worker_exits, os.getpid()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: pid + 1)
+        _fork._after_fork_in_child()
+        assert greenlet.killed == 1
+        assert service.get_access_token() != token  # from the child's own worker
+        is_killed.set()
+        copy.join(5)
+        assert not copy.is_alive()
+        assert service._cache.worker_exits == exits
+        assert service._worker._is_running()
+        service.close()
+    assert "bug" not in caplog.text
+    assert api.backend.requests["token"] == 2
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.usefixtures("greenlet")
+def test_a_greenlet_that_is_killed_by_the_application_is_replaced(
+    api: IdentityServer,
+    make_service: MakeService,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = make_service(api)
+    obtain, kills = service._worker._source.obtain, [GreenletExit]
+
+    def obtain_unless_killed(deadline: float) -> Any:
+        if kills:
+            raise kills.pop()
+        return obtain(deadline)
+
+    monkeypatch.setattr(service._worker._source, "obtain", obtain_unless_killed)
+    assert service.get_access_token()
+    assert "bug" not in caplog.text
+
+
 class Part:
     """The least that the hooks of a fork know of."""
 
@@ -382,6 +471,6 @@ def test_a_child_does_not_take_its_threads_for_the_workers_of_its_parent(
 ) -> None:
     service = make_service(api)
     # As where the system gives a thread of the child the identifier of the parent's worker.
-    service._worker._thread_ids.add(threading.get_ident())
+    service._worker._running[threading.get_ident()] = None
     _fork._after_fork_in_child()
     assert service.get_access_token()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import threading
 import traceback
+from typing import Any
 
 import backoff
 
@@ -72,7 +74,7 @@ class Worker:
         self._run_id: object = None
         self._is_replaceable = False
         self._stopped_for_fork = False
-        self._thread_ids: set[int] = set()
+        self._running: dict[int, Any] = {}  # by thread id: the greenlet, where it is one
         # Re-entrant: a signal handler that asks for a token may run while its thread is in here.
         self._start_lock = threading.RLock()
         self._fork_guard = _fork.ForkGuard(self._at_fork_reinit)
@@ -171,7 +173,7 @@ class Worker:
     def is_current_thread(self) -> bool:
         """Whether this is a worker's thread, replaced or not, which must not wait for one."""
         self.check_fork()  # the identifiers of a parent's threads are given out again in a child
-        return threading.get_ident() in self._thread_ids
+        return threading.get_ident() in self._running
 
     def refresh_inline(self, deadline: float) -> None:
         """Do the thread's next step in the calling thread, if one is due and none is under way."""
@@ -207,8 +209,8 @@ class Worker:
 
     def _run(self, run_id: object) -> None:
         # Not a threading.local: one from before gevent patched it belongs to all greenlets.
-        thread_id = threading.get_ident()
-        self._thread_ids.add(thread_id)
+        thread_id, pid = threading.get_ident(), os.getpid()
+        self._running[thread_id] = _fork.current_greenlet()
 
         def should_run() -> bool:
             return self._run_id is run_id and not self._cache.is_closed
@@ -220,12 +222,27 @@ class Worker:
                     self._attempt(attempt)
                 if should_run():
                     self._after_attempt(run_id, sync=attempt is not None)
+        except BaseException:
+            if pid == os.getpid():
+                raise
+            # A copy that was killed, see `after_fork_in_child`. threading forgot it at the fork and
+            # would complain at its end; this makes it known again.
+            threading.current_thread()
         finally:
-            self._thread_ids.discard(thread_id)
-            # A thread that was replaced leaves the connections to the one that follows it.
-            if self._run_id is run_id or self._run_id is None:
+            self._running.pop(thread_id, None)
+            # A thread that was replaced leaves the connections to the one that follows it, and a
+            # copy leaves all to the child's own.
+            if pid == os.getpid() and self._retire(run_id):
                 self._source.close()
                 self._cache.release_waiters()
+
+    def _retire(self, run_id: object) -> bool:
+        """Stop counting as running, before the waiters look; return False if replaced before."""
+        with self._start_lock:
+            is_current = self._run_id is run_id or self._run_id is None
+            if is_current:
+                self._run_id = None
+            return is_current
 
     def _after_attempt(self, run_id: object, *, sync: bool) -> None:
         """Do what comes after a token was published, or a failure: report, and write back."""
@@ -250,6 +267,7 @@ class Worker:
         """End the thread, for now, if it is a greenlet: that would go on in the child as well.
 
         It would use the parent's connections there and the parent's lock on the credential store.
+        One that waits for a slow server outlasts the timeout, and is left to finish in the parent.
         """
         thread = self._thread
         if (
@@ -268,7 +286,14 @@ class Worker:
             self.ensure_running()
 
     def after_fork_in_child(self) -> None:
-        """Send the next caller past the fast path, to `check_fork`."""
+        """Send the next caller past the fast path, to `check_fork`; kill copies of greenlets.
+
+        A copy would read the answer that the parent waits for. It gets no chance: gevent raises in
+        it before it looks at any connection.
+        """
+        for greenlet in self._running.values():
+            if greenlet is not None and greenlet is not _fork.current_greenlet():
+                greenlet.kill(block=False)
         self._fork_guard.expect_fork()
         self._cache.snapshot = self._cache.snapshot.without_fast_path()
 
@@ -283,7 +308,7 @@ class Worker:
     def _at_fork_reinit(self) -> None:
         self._start_lock = threading.RLock()
         self._thread = self._run_id = None
-        self._thread_ids = set()
+        self._running = {}
         self._stopped_for_fork = False
         self._cache.at_fork_reinit()
         self._source.at_fork_reinit()
@@ -306,6 +331,8 @@ class Worker:
         except IdentityError as error:
             self._handle_failure(attempt, copy_for_raise(error))
         except BaseException as error:
+            if _fork.is_killed_greenlet(error):
+                raise  # no failure of anybody; waiters bring another worker
             template, *arguments = _unexpected(error, "requesting a token")
             self._handle_failure(attempt, IdentityError(template % tuple(arguments)))
             if not isinstance(error, Exception):

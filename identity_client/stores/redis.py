@@ -131,7 +131,7 @@ class RedisStore:
 
     @contextmanager
     def lock(self, timeout: float) -> Generator[None, None, None]:
-        token = secrets.token_hex(16)
+        token, pid = secrets.token_hex(16), os.getpid()
         with self._translate_errors():
             client = self._connect()
             if not self._has_permissions:
@@ -147,9 +147,10 @@ class RedisStore:
         try:
             yield
         finally:
-            self._lock_token = ""
-            with suppress(RedisError, OSError):  # the lease ends by itself
-                client.eval(_RELEASE, 1, self._lock_key, token)
+            if pid == os.getpid():  # a greenlet that a fork copied has its parent's lock
+                self._lock_token = ""
+                with suppress(RedisError, OSError):  # the lease ends by itself
+                    client.eval(_RELEASE, 1, self._lock_key, token)
 
     def is_locked(self) -> bool:
         """Return whether a process holds the lock."""

@@ -65,6 +65,7 @@ def test_workers_inherit_what_was_had_before_the_fork(run: Run, api: IdentitySer
 def test_a_service_made_after_the_patches_of_gevent_is_inherited(
     run: Run, api: IdentityServer
 ) -> None:
+    api.backend.change(token_latency=1.5)  # longer than a fork waits for the greenlet
     with run(WORKERS) as server:
         server.pids_of_all(WORKERS)
     assert api.backend.requests["register"] == 1

@@ -223,6 +223,17 @@ def own_redis() -> Iterator[RedisServer]:
         yield server
 
 
+def test_the_copy_of_a_holder_in_a_child_leaves_the_lock_alone(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # gevent copies greenlets with the process, and what is raised in a copy unwinds it.
+    store = store_at(url)
+    pid = os.getpid()
+    with monkeypatch.context() as patch, store.lock(5):
+        patch.setattr(os, "getpid", lambda: pid + 1)
+    assert store.is_locked()
+
+
 def test_a_server_that_is_down_is_a_clear_error(own_redis: RedisServer) -> None:
     store = store_at(own_redis.url)
     saved = save(store)
