@@ -21,8 +21,6 @@ from identity_client import (
 from identity_client._tokens.cache import RefreshAttempt
 from identity_client.server import IdentityServer
 
-LONG_PAUSES = {"base_retry_delay": 60.0, "max_retry_delay": 60.0}
-
 
 def test_many_coroutines_on_a_cold_cache_cause_one_request(
     preconfigured: Preconfigured,
@@ -54,7 +52,8 @@ def test_a_fresh_token_is_returned_without_waiting(
 
 
 def test_a_failure_reaches_all_who_wait(preconfigured: Preconfigured) -> None:
-    service, endpoint = preconfigured(reply({"error": "x"}, 503), **LONG_PAUSES)
+    failure = reply({"error": "x"}, 503, Retry_After="60")
+    service, endpoint = preconfigured(failure, max_retry_delay=60.0)
 
     async def main() -> Any:
         return await asyncio.gather(

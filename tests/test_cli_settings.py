@@ -138,7 +138,7 @@ def test_another_server_is_not_identity_api(
     environ: dict[str, str], canned: StartCanned, answer: Canned, said: str
 ) -> None:
     environ["IDENTITY_API_URL"] = canned(answer).url
-    result = invoke(environ, "wait", "--for", "api", "--timeout", "0.1")
+    result = invoke(environ, "wait", "--for", "api", "--timeout", "2")
     assert (result.exit_code, result.stdout) == (3, "")
     assert said in result.stderr
 
@@ -162,9 +162,9 @@ def test_both_requests_of_a_look_share_its_time(
 def test_an_identity_api_that_is_down_times_out(environ: dict[str, str]) -> None:
     with hostile.closed_port() as port:
         environ["IDENTITY_API_URL"] = f"http://127.0.0.1:{port}"
-        result = invoke(environ, "wait", "--for", "api", "--timeout", "0.1")
+        result = invoke(environ, "wait", "--for", "api", "--timeout", "2")
     assert result.exit_code == 3
-    assert "not ready after 0.1 s: identity-api at http" in result.stderr
+    assert "not ready after 2 s: identity-api at http" in result.stderr
     assert "connection refused" in result.stderr
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -41,15 +42,20 @@ def ask_together(
     return outcomes, slowest[0]
 
 
-def the_least_of_three(round_of_calls: Callable[[], float]) -> float:
-    """Measure three times: what else the machine does only adds to a time."""
-    return min(round_of_calls() for _ in range(3))
+def the_least_of_three(round_of_calls: Callable[[], float], enough: float) -> float:
+    """Measure until a time is below `enough`: what else the machine does only adds to a time."""
+    least = math.inf
+    for _ in range(3):
+        least = min(least, round_of_calls())
+        if least < enough:
+            break
+    return least
 
 
 def test_200_threads_on_a_cold_cache_make_one_token_request(
     preconfigured: Preconfigured,
 ) -> None:
-    delay = 0.3
+    delay = 1.0
 
     def round_of_calls() -> float:
         service, endpoint = preconfigured()
@@ -59,15 +65,17 @@ def test_200_threads_on_a_cold_cache_make_one_token_request(
         assert len(endpoint.asked) == 1
         return slowest
 
-    assert the_least_of_three(round_of_calls) < delay + 0.15
+    limit = 2 * delay  # a second request takes that long
+    assert the_least_of_three(round_of_calls, limit) < limit
 
 
 def test_200_threads_share_one_failure(preconfigured: Preconfigured) -> None:
-    failure = reply({"error": "server_error", "error_description": "out of order"}, 500)
-    delay = 0.3
+    document = {"error": "server_error", "error_description": "out of order"}
+    failure = reply(document, 500, Retry_After="60")
+    delay = 1.0
 
     def round_of_calls() -> float:
-        service, endpoint = preconfigured(failure, base_retry_delay=5.0, max_retry_delay=300.0)
+        service, endpoint = preconfigured(failure, max_retry_delay=300.0)
         endpoint.before_answer = lambda asked: time.sleep(delay)
         outcomes, slowest = ask_together(service)
         assert len(endpoint.asked) == 1
@@ -76,14 +84,15 @@ def test_200_threads_share_one_failure(preconfigured: Preconfigured) -> None:
         assert len({id(outcome) for outcome in outcomes}) == THREADS
         return slowest
 
-    assert the_least_of_three(round_of_calls) < delay + 0.15
+    limit = 2 * delay  # a second request takes that long
+    assert the_least_of_three(round_of_calls, limit) < limit
 
 
 def test_200_threads_that_come_after_a_failure_get_it_at_once_and_make_no_request(
     preconfigured: Preconfigured,
 ) -> None:
     service, endpoint = preconfigured(
-        reply({"error": "server_error"}, 500), base_retry_delay=5.0, max_retry_delay=300.0
+        reply({"error": "server_error"}, 500, Retry_After="60"), max_retry_delay=300.0
     )
     with pytest.raises(TokenEndpointError):
         service.get_access_token()
@@ -92,28 +101,28 @@ def test_200_threads_that_come_after_a_failure_get_it_at_once_and_make_no_reques
     for outcome in outcomes:
         assert isinstance(outcome, TokenEndpointError)
         assert outcome.retry_after is not None
-        assert 0 < outcome.retry_after <= 5
-    assert slowest < 0.15
+        assert 0 < outcome.retry_after <= 90
+    assert slowest < 5  # the next attempt is a minute away, and a caller would wait 10 s
 
 
 @pytest.mark.slow
 def test_16_threads_never_wait_for_a_slow_refresh_of_a_usable_token(
     preconfigured: Preconfigured,
 ) -> None:
-    # Due 5 s after it was asked for, usable until 9 s: the threads ask from 4.5 s to 10.5 s in
-    # the peers' measurement; here the refresh falls into the middle of the 6 s.
+    # Due 1.5 s to 3 s after it was asked for, usable until 19 s.
     service, endpoint = preconfigured(
-        token_reply("first", expires_in=10), token_reply("second"), refresh_ratio=0.3
+        token_reply("first", expires_in=20), token_reply("second"), refresh_ratio=0.15
     )
     service.start()
-    endpoint.before_answer = lambda asked: time.sleep(1.0)
-    stop_at = time.perf_counter() + 6.0
+    endpoint.before_answer = lambda asked: time.sleep(3.0)
     longest = [0.0] * 16
     calls = [0] * 16
 
     def ask(index: int) -> None:
-        while (began := time.perf_counter()) < stop_at:
-            service.get_access_token()
+        token = "first"
+        while token == "first":
+            began = time.perf_counter()
+            token = service.get_access_token()
             longest[index] = max(longest[index], time.perf_counter() - began)
             calls[index] += 1
             time.sleep(0.002)
@@ -125,8 +134,8 @@ def test_16_threads_never_wait_for_a_slow_refresh_of_a_usable_token(
         thread.join()
     assert len(endpoint.asked) == 2
     assert service.get_access_token() == "second"
-    assert max(longest) < 0.05
-    assert min(calls) > 1000
+    assert max(longest) < 1.5  # half of the refresh
+    assert min(calls) > 100
 
 
 def test_racing_rejections_of_one_token_cause_one_refresh(

@@ -41,13 +41,14 @@ DOWN = "http://127.0.0.1:9"
 
 def test_start_returns_at_once_and_twice_is_harmless(make_service: MakeService) -> None:
     with hostile.HostileServer(hostile.says_nothing) as server:
-        service = make_service(f"http://127.0.0.1:{server.port}")
+        url = f"http://127.0.0.1:{server.port}"
+        service = make_service(url, service_name="started-twice")
         began = time.perf_counter()
         service.start()
         service.start()
-        assert time.perf_counter() - began < 0.1
+        assert time.perf_counter() - began < 5  # a request takes 10 s to time out
         names = [thread.name for thread in threading.enumerate()]
-        assert names.count("identity-client orders") == 1
+        assert names.count("identity-client started-twice") == 1
 
 
 def test_a_service_that_nobody_started_starts_itself(
@@ -195,7 +196,7 @@ def test_after_a_sleep_of_the_machine_the_first_caller_wakes_the_worker(
     service._cache.snapshot = service._cache.snapshot.without_fast_path()
     began = time.perf_counter()
     assert service.get_access_token() == "second"
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 5  # a worker that nobody wakes looks after 30 s
 
 
 def test_a_failing_refresh_is_served_over_logged_once_and_retried_in_the_window(
@@ -456,7 +457,7 @@ def test_where_no_thread_can_be_started_the_caller_does_the_step(
     assert api.backend.requests["token"] == 1
     assert make_service(api, service_name="b").wait_for_ready() is True
     began = time.perf_counter()
-    down = make_service(DOWN, base_retry_delay=5.0, max_retry_delay=5.0)
+    down = make_service(DOWN, base_retry_delay=9.0, max_retry_delay=9.0)
     for _ in range(2):
         with pytest.raises(NotReadyError, match="connection refused"):
             down.get_access_token()
@@ -464,10 +465,10 @@ def test_where_no_thread_can_be_started_the_caller_does_the_step(
     assert make_service(DOWN).wait_for_ready() is False
     with (
         hostile.HostileServer(hostile.says_nothing) as silent,
-        pytest.raises(NotReadyError, match=r"timed out after 0\.(3|29)"),
+        pytest.raises(NotReadyError, match=r"timed out after 0\.[0-3]"),
     ):
         make_service(f"http://127.0.0.1:{silent.port}").get_access_token(0.3)
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 5
 
 
 def test_close_is_quick_in_a_long_pause_and_safe_twice(make_service: MakeService) -> None:
@@ -478,7 +479,7 @@ def test_close_is_quick_in_a_long_pause_and_safe_twice(make_service: MakeService
     began = time.perf_counter()
     service.close()
     service.close()
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 5
     assert thread is not None
     assert not thread.is_alive()
 
@@ -619,7 +620,7 @@ def test_a_late_report_of_a_state_is_not_repeated(
 
 
 def test_a_worker_is_started_once_by_many(api: IdentityServer, make_service: MakeService) -> None:
-    service = make_service(api)
+    service = make_service(api, service_name="started-by-many")
     worker: Worker = service._worker
     old = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -638,7 +639,7 @@ def test_a_worker_is_started_once_by_many(api: IdentityServer, make_service: Mak
     finally:
         sys.setswitchinterval(old)
     names = [thread.name for thread in threading.enumerate()]
-    assert names.count("identity-client orders") == 1
+    assert names.count("identity-client started-by-many") == 1
 
 
 def test_service_types_are_plain_strings_on_the_wire() -> None:

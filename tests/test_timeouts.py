@@ -26,6 +26,9 @@ from identity_client import (
 
 Where = Callable[[], AbstractContextManager[str]]
 
+# Seconds that a slow machine may add to a time limit; one that is not kept costs 8 s or more.
+SLACK = 4.0
+
 
 def _hostile(behaviour: hostile.Behaviour, scheme: str = "http") -> Where:
     @contextmanager
@@ -128,21 +131,22 @@ def test_get_access_token_ends_in_time(
         began = time.perf_counter()
         with pytest.raises(IdentityError):
             service.get_access_token(timeout=2)
-        assert time.perf_counter() - began < 2.2
+        assert time.perf_counter() - began < 2 + SLACK
         began = time.perf_counter()
         service.close()
-        assert time.perf_counter() - began < 1.1
+        assert time.perf_counter() - began < 1 + SLACK
 
 
 @pytest.mark.parametrize(("where", "kind", "says"), PEERS)
 def test_a_call_of_identity_api_ends_in_time_and_says_why(
     where: Where, kind: type[IdentityError], says: str
 ) -> None:
-    with where() as url, IdentityApiClient(url, INTERNAL_TOKEN, timeout=1.5) as client:
+    timeout = 1.5 if kind is IdentityApiTimeout else 6.0  # those that fail at once may be slow
+    with where() as url, IdentityApiClient(url, INTERNAL_TOKEN, timeout=timeout) as client:
         began = time.perf_counter()
         with pytest.raises(kind, match=says):
             client.get_system_org("system")
-        assert time.perf_counter() - began < 1.7
+        assert time.perf_counter() - began < timeout + SLACK
 
 
 def test_the_body_of_a_redirect_is_not_read_to_its_end() -> None:
@@ -182,6 +186,11 @@ def test_a_caller_is_told_of_the_last_failure_while_the_next_attempt_is_under_wa
 
     with hostile.HostileServer(one_after_the_other) as server:
         service = make_service(f"http://127.0.0.1:{server.port}")
+        service.start()
+        until = time.monotonic() + 30
+        while len(server.connections) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.001)
         with pytest.raises(
             NotReadyError,
             match=r"an attempt is under way; last error: .* closed before a response",
@@ -252,4 +261,4 @@ def test_a_timeout_of_zero_or_less_asks_without_waiting(
         with pytest.raises(TimeoutError, match="an attempt is under way"):
             service.get_access_token(timeout)
         assert service.wait_for_ready(timeout) is False
-        assert time.perf_counter() - began < 0.2
+        assert time.perf_counter() - began < SLACK
