@@ -57,10 +57,10 @@ class DeploymentContract:
         assert api.backend.requests["register"] == 1
 
     def test_workers_replace_their_tokens(self, run: Run, api: IdentityServer) -> None:
-        api.backend.change(token_lifetime=1.0)
-        with run(2) as server:
+        api.backend.change(token_lifetime=4.0)
+        with run(2, IDENTITY_REFRESH_RATIO="0.5") as server:
             server.pids_of_all(2)
-            end = time.monotonic() + 2.5
+            end = time.monotonic() + 6.0
             while time.monotonic() < end:
                 server.ask()
                 time.sleep(0.05)  # so that workers have nothing to do between requests

@@ -13,6 +13,8 @@ from identity_client import NotReadyError
 from identity_client.integrations.celery import CeleryIdentity
 
 app = Celery("orders", broker=os.environ["BROKER_URL"], backend=os.environ["BROKER_URL"])
+# Seconds for a child to come up: more than a busy machine takes, less than a request that hangs.
+app.conf.worker_proc_alive_timeout = 8
 wait = os.environ.get("WAIT")
 identity = CeleryIdentity(app, wait=None if wait is None else float(wait))
 

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from support.deployment import WebDeployment
 from support.needs import needs
+from support.ports import reserve_port
 from support.services import INTERNAL_TOKEN, MakeService
 
 from identity_client import IdentityBootstrapConfig, IdentityBootstrapService, ServiceState
@@ -381,7 +381,7 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[int], str]]:
         (tmp_path / "alerts.yml").write_text(re.sub(r"for: \w+", "for: 1s", rules))
         config = (EXAMPLE / "prometheus.yml").read_text().replace(":8000", f":{target}")
         (tmp_path / "prometheus.yml").write_text(config.replace(": 15s", ": 1s"))
-        port = _free_port()
+        port = reserve_port()
         with (tmp_path / "prometheus.log").open("wb") as log:
             processes.append(
                 subprocess.Popen(
@@ -401,12 +401,6 @@ def prometheus(tmp_path: Path) -> Iterator[Callable[[int], str]]:
     for process in processes:
         process.terminate()
         process.wait(30)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def test_the_alerts_fire_in_an_outage_and_clear_after_it(

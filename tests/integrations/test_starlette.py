@@ -220,25 +220,25 @@ def test_the_application_serves_requests_while_identity_api_hangs(
 
 def test_closing_does_not_block_the_loop(hanging_api: None, make_app: MakeApp) -> None:
     app = make_app()
-    longest = 0.0
+    ticks = 0
 
-    async def main() -> None:
-        nonlocal longest
+    async def main() -> int:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(watch)
+            tasks.start_soon(tick)
             async with identity_lifespan()(app):
                 await anyio.sleep(0.1)
+                before = ticks
+            during = ticks - before
             tasks.cancel_scope.cancel()
+        return during
 
-    async def watch() -> None:
-        nonlocal longest
+    async def tick() -> None:
+        nonlocal ticks
         while True:
-            began = time.monotonic()
             await anyio.sleep(0.005)
-            longest = max(longest, time.monotonic() - began)
+            ticks += 1
 
-    anyio.run(main)
-    assert longest < 0.5  # closing waits a second for the request
+    assert anyio.run(main) >= 10  # closing waits a second for the request
 
 
 def test_an_application_that_must_wait_does_not_start_without_a_token(
@@ -255,7 +255,7 @@ def test_why_there_is_no_token_is_in_the_error(
     environment: None, api: IdentityServer, make_app: MakeApp
 ) -> None:
     api.backend.change(api_outage=True)
-    app = make_app(lifespan=identity_lifespan(wait=0.5))
+    app = make_app(lifespan=identity_lifespan(wait=3))
     with pytest.raises(NotReadyError, match="simulated outage"), TestClient(app):
         pass
 

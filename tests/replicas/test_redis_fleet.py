@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from contracts.fleet import FleetContract, MakeReplicas, figures, tokens_of
+from contracts.fleet import (
+    FleetContract,
+    MakeReplicas,
+    figures,
+    rejected_requests,
+    tokens_of,
+)
 from support.redis_server import RedisServer
 
 from identity_client.server import IdentityServer
@@ -34,7 +40,7 @@ class TestRedisFleet(FleetContract):
     ) -> None:
         backend: Any = api.backend
         backend.change(token_lifetime=6.0)
-        running, starting, late = replicas(4), replicas(2), replicas(2)
+        running, starting, late = (replicas(count, refresh_ratio=0.5) for count in (4, 2, 2))
         tokens_of(running.do("token", timeout=30), api)
         backend.secrets_made = 0
         running.send("serve", seconds=45.0)
@@ -70,9 +76,10 @@ class TestRedisFleet(FleetContract):
             tokens_of(group.do("refresh", timeout=10), api)
             while not own_redis.client.hexists(*_record(own_redis)):
                 assert not threading.Event().wait(0.05)
+            api.backend.log.clear()
             replies = late.do("token", timeout=30)
         tokens_of(replies, api)
-        assert not any(reply["rejected"] for reply in replies)
+        assert rejected_requests(api) == []
         assert backend.secrets_made == 0
 
 

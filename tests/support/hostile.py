@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Self
 
+from .ports import reserve_port
+
 Behaviour = Callable[[socket.socket, threading.Event], None]
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -138,9 +140,7 @@ class HostileServer:
 @contextmanager
 def closed_port() -> Iterator[int]:
     """A port that refuses connections."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    yield port
+    yield reserve_port()
 
 
 @contextmanager

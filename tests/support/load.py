@@ -96,9 +96,9 @@ class Load:
         while not self._stopped.wait(self._pause):
             looked = time.perf_counter()
             usable = self._service.status().token_expires_in
-            began = time.perf_counter()
+            began, now = time.perf_counter(), time.time()
             try:
-                left = self._ends_at(self._service.get_access_token()) - time.time()
+                left = self._ends_at(self._service.get_access_token()) - now
                 seen.expired += left <= 0
                 seen.least_left = min(seen.least_left, left)
             except IdentityError as error:

@@ -12,6 +12,7 @@ from typing import Any, Self
 import redis
 
 from .needs import needs
+from .ports import reserve_port
 
 PASSWORD = "password-of-redis"
 
@@ -28,8 +29,7 @@ class RedisServer:
         self._certificate = certificate
         self._folder = tempfile.TemporaryDirectory()
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", port)) as listener:
-            self.port: int = listener.getsockname()[1]
+        self.port = reserve_port(port)
         scheme = "redis" if certificate is None else "rediss"
         self.url = f"{scheme}://127.0.0.1:{self.port}/0"
 

@@ -85,12 +85,13 @@ def _serve(service: IdentityBootstrapService, seconds: float) -> Reply:
     end = time.monotonic() + seconds
     token = ""
     while time.monotonic() < end:
+        now = time.time()
         reply = _call(service, 5.0)
         calls += 1
         token = reply.get("token", "")
         longest = max(longest, reply["seconds"])
         if token:
-            expired += _expires_at(token) <= time.time()
+            expired += _expires_at(token) <= now
         else:
             errors.append(reply["error"])
         time.sleep(0.005)
@@ -115,9 +116,7 @@ def _replica(settings: Any, commands: socket.socket) -> None:
                 reply = _call(service, command["timeout"])
             else:
                 reply = _serve(service, command["seconds"])
-            status = service.status()
-            reply["rejected"] = status.token_requests_failed
-            reply["state"] = status.state.value
+            reply["state"] = service.status().state.value
             stream.write(json.dumps(reply) + "\n")
             stream.flush()
     service.close()

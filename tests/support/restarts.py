@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from identity_client.server import IdentityServer
+from support.ports import reserve_port
 from support.services import INTERNAL_TOKEN
 
 
@@ -16,6 +17,7 @@ def restarted(api: IdentityServer, while_stopped: Callable[[], object]) -> Gener
     port = urlsplit(api.url).port
     assert port is not None
     api.stop()
+    reserve_port(port)
     while_stopped()
     with IdentityServer(INTERNAL_TOKEN, port=port, backend=api.backend):
         yield

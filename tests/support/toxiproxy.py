@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from support import cache
+from support.ports import reserve_port
 
 Toxics = Mapping[str, Mapping[str, float]]
 
@@ -69,8 +69,7 @@ class Toxiproxy:
     """toxiproxy's server on a free port; a context manager."""
 
     def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as reserved:
-            port = str(reserved.getsockname()[1])
+        port = str(reserve_port())
         self._api = f"http://127.0.0.1:{port}"
         self._process = subprocess.Popen(
             [cache.toxiproxy_server(), "-host", "127.0.0.1", "-port", port],

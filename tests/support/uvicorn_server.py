@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import requests
 
 from .deployment import ENDS_WITHIN, STARTS_WITHIN, Answer, Deployment
+from .ports import reserve_port
 
 
 class UvicornServer(Deployment):
@@ -26,8 +26,7 @@ class UvicornServer(Deployment):
     def __init__(
         self, folder: Path, options: str, environment: Mapping[str, str], log: Path
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port: int = listener.getsockname()[1]
+        port = reserve_port()
         self.url = f"http://127.0.0.1:{port}"
         command = f"uvicorn --app-dir={folder} main:app --host=127.0.0.1 --port={port} {options}"
         super().__init__(command, environment, log)

@@ -20,6 +20,8 @@ import requests
 
 from identity_client.server import AppServer
 
+from .ports import reserve_port
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 WITHIN = 60.0
@@ -63,8 +65,7 @@ class WebServer:
     def __init__(
         self, command: str, folder: Path, environment: Mapping[str, str], log: Path
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port: int = listener.getsockname()[1]
+        port = reserve_port()
         self.url = f"http://127.0.0.1:{port}"
         self._port = port
         self._command = program(command.format(port=port))
