@@ -136,7 +136,7 @@ def test_the_retry_keeps_to_the_callers_timeout(
 
     resource.before_answer = let_the_retry_wait
     with pytest.raises(requests.Timeout):
-        requests.get(resource.url, auth=service.auth(), timeout=0.3)
+        requests.get(resource.url, auth=service.auth(), timeout=3)
     given_up.set()
     assert tokens_sent(resource) == ["Bearer first", "Bearer second"]
 

@@ -17,7 +17,7 @@ from identity_client.server import IdentityServer
 def _clean(done: Ended, out: str = "") -> None:
     lines = [line for line in done.err.splitlines() if not line.startswith("orders: ")]
     assert (done.status, done.out.strip(), lines) == (0, out, [])
-    assert done.seconds < 3
+    assert done.seconds < 5  # a request that is waited for takes 10 s
 
 
 @pytest.fixture(params=["up", "down", "silent"])
@@ -65,7 +65,7 @@ def test_exit_is_clean_with_a_refresh_under_way(api: IdentityServer) -> None:
         service = make(url)
         token = service.get_access_token()
         request = urllib.request.Request(
-            url + "/dev/settings", b'{"tokenLatency": 2.5}', method="PATCH",
+            url + "/dev/settings", b'{"tokenLatency": 60}', method="PATCH",
             headers={"Authorization": "Bearer internal-token-of-the-tests",
                      "Content-Type": "application/json"})
         urllib.request.urlopen(request).close()
@@ -76,7 +76,6 @@ def test_exit_is_clean_with_a_refresh_under_way(api: IdentityServer) -> None:
         api.url,
     )
     _clean(done)
-    assert done.seconds < 2
 
 
 def test_the_workers_of_40_services_share_one_deadline_at_exit() -> None:
@@ -84,7 +83,7 @@ def test_the_workers_of_40_services_share_one_deadline_at_exit() -> None:
         done = run(
             """
             def after_all():
-                print(time.monotonic() - began < 2)  # 0.2 s each would be 8 s
+                print(time.monotonic() - began < 4)  # 0.2 s each would be 8 s
             services = [make(url) for _ in range(40)]
             for service in services:
                 service.start()
@@ -169,9 +168,9 @@ def test_an_interrupt_ends_a_wait(api: IdentityServer) -> None:
             """
             import signal
             service = make(url)
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
             signal.signal(signal.SIGALRM, signal.default_int_handler)
             try:
+                signal.setitimer(signal.ITIMER_REAL, 0.3)
                 service.wait_for_ready()
             except KeyboardInterrupt:
                 print("interrupted")

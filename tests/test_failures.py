@@ -31,6 +31,7 @@ class Case(NamedTuple):
     url: str
     says: str
     ca_bundle: str | None = None
+    timeout: float = 20.0
 
 
 class Tools(NamedTuple):
@@ -181,6 +182,7 @@ def a_proxy_that_says_nothing(tools: Tools) -> Iterator[Case]:
         yield Case(
             "https://identity-api:3053",
             f"the proxy 127.0.0.1:{port} cannot be used (timed out after 0.7 s); {PROXY}",
+            timeout=0.7,
         )
 
 
@@ -239,7 +241,9 @@ def a_closed_port(tools: Tools) -> Iterator[Case]:
 @contextmanager
 def a_silent_server(tools: Tools) -> Iterator[Case]:
     with hostile.HostileServer(hostile.says_nothing) as server:
-        yield Case(f"http://127.0.0.1:{server.port}", "timed out after 0.7 s; " + RUNNING)
+        yield Case(
+            f"http://127.0.0.1:{server.port}", "timed out after 0.7 s; " + RUNNING, timeout=0.7
+        )
 
 
 CASES: list[Callable[[Tools], object]] = [
@@ -282,7 +286,7 @@ each_cause = pytest.mark.parametrize("case", CASES, indirect=True, ids=lambda ca
 def test_a_call_of_identity_api_that_fails_says_why_and_one_thing_to_do(case: Case) -> None:
     with (
         IdentityApiClient(
-            case.url, INTERNAL_TOKEN, timeout=0.7, ca_bundle=case.ca_bundle
+            case.url, INTERNAL_TOKEN, timeout=case.timeout, ca_bundle=case.ca_bundle
         ) as client,
         pytest.raises(IdentityApiError) as caught,
     ):
@@ -300,7 +304,7 @@ def test_a_token_request_that_fails_says_why_and_one_thing_to_do(
         client_id="orders",
         client_secret="a-client-secret",
         token_endpoint=f"{case.url}/token",
-        request_timeout=0.7,
+        request_timeout=case.timeout,
         ca_bundle=case.ca_bundle,
     )
     with pytest.raises(TokenEndpointError) as caught:

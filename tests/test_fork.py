@@ -32,8 +32,8 @@ def child(service, seconds=5, fork=os.fork):
         print(repr(error), flush=True)
     finally:
         os._exit(status)
-def reap(pid):
-    deadline = time.monotonic() + 15
+def reap(pid, seconds=15):
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
@@ -136,8 +136,10 @@ def test_forks_while_a_refresh_is_in_flight(api: IdentityServer) -> None:
         CHILD
         + """
 service = make(url)
-service.invalidate_token(service.get_access_token())
+service.get_access_token()
 while not service._cache.in_flight:
+    if token := service.peek_token():
+        service.invalidate_token(token.value, was_accepted=True)
     time.sleep(0.001)
 outcomes = [reap(pid) for pid in [child(service) for _ in range(10)]]
 print(outcomes, service._cache.in_flight or service.wait_for_ready(5))
@@ -149,21 +151,21 @@ print(outcomes, service._cache.in_flight or service.wait_for_ready(5))
 
 
 def test_a_child_refreshes_by_itself_once_it_was_asked(api: IdentityServer) -> None:
-    api.backend.change(token_lifetime=2.0)
+    api.backend.change(token_lifetime=20.0)
     done = run(
         CHILD
         + """
-service = make(url)
+service = make(url, refresh_ratio=0.2)
 first = service.get_access_token()
 pid = os.fork()
 if not pid:
     same = service.get_access_token() == first
     workers = sum(thread.name == "identity-client orders" for thread in threading.enumerate())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 15
     while service.get_access_token() == first and time.monotonic() < deadline:
         time.sleep(0.01)
     os._exit(0 if same and workers == 1 and time.monotonic() < deadline else 1)
-print(reap(pid))
+print(reap(pid, 30))
 """,
         api.url,
     )

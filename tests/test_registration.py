@@ -8,10 +8,13 @@ import threading
 
 import pytest
 from support.canned import reply, token_reply
+from support.recorder import Recorder
 from support.scripted import REJECTED, Scripted, existing, registered, wait_for
 from support.services import INTERNAL_TOKEN, MakeService, Preconfigured
 
 from identity_client import (
+    AccessToken,
+    EventKind,
     IdentityApiClient,
     InvalidClientError,
     NotReadyError,
@@ -101,11 +104,12 @@ def test_an_identity_api_that_never_tells_a_secret_is_a_clear_failure(
 def test_new_credentials_are_kept_when_their_proof_fails_for_another_reason(
     scripted: Scripted, make_service: MakeService
 ) -> None:
-    scripted.tokens = [reply({"error": "server_error"}, 503), token_reply()]
-    service = make_service(scripted.url)
+    scripted.tokens = [reply({"error": "server_error"}, 503, Retry_After="60"), token_reply()]
+    service = make_service(scripted.url, max_retry_delay=60.0)
     with pytest.raises(TokenEndpointError):
         service.get_access_token()
     assert service.status().state is ServiceState.PENDING
+    service._cache.reset_failure()
     assert service.wait_for_ready(5)
     assert scripted.asked == ["register", "token a-client-secret", "token a-client-secret"]
 
@@ -223,12 +227,20 @@ def test_credentials_that_are_rejected_from_the_start_are_registered_again_after
 
 
 def test_forced_reregistration_serves_the_old_token_and_regenerates(
-    api: IdentityServer, make_service: MakeService
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = make_service(api)
     first = service.get_access_token()
+    obtain, was_served = service._source.obtain, threading.Event()
+
+    def obtain_once_the_old_one_was_served(deadline: float) -> AccessToken:
+        assert was_served.wait(10)
+        return obtain(deadline)
+
+    monkeypatch.setattr(service._source, "obtain", obtain_once_the_old_one_was_served)
     service.force_reregistration()
-    assert service.get_access_token() == first
+    assert service.get_access_token(timeout=0) == first
+    was_served.set()
     wait_for(service, lambda: service.status().tokens_issued == 2)
     while service.get_access_token() == first:
         pass
@@ -320,8 +332,12 @@ def test_every_failed_attempt_is_logged_with_its_reason(
     caplog: pytest.LogCaptureFixture, make_service: MakeService
 ) -> None:
     service = make_service("http://127.0.0.1:9")
-    with caplog.at_level(logging.WARNING, "identity_client"), pytest.raises(NotReadyError):
-        service.get_access_token(0.5)
+    recorder = Recorder(service)
+    with caplog.at_level(logging.WARNING, "identity_client"):
+        service.start()
+        recorder.wait_for(EventKind.REGISTRATION_FAILED)
+        with pytest.raises(NotReadyError):
+            service.get_access_token(0.5)
     first = caplog.messages[0]
     assert "attempt 1 failed" in first
     assert "http://127.0.0.1:9" in first

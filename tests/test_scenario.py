@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -124,19 +125,28 @@ def test_clients_are_disabled_enabled_and_deleted(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_server_plays_its_scenario_and_stops_in_the_middle_of_it() -> None:
+    class BackendThatIsCalledAtEachChange(EmbeddedBackend):
+        def change(self, **settings: Any) -> ServerSettings:
+            changed = super().change(**settings)
+            if "api_outage" in settings:
+                call()
+            return changed
+
+    def call() -> None:
+        url = f"{api.url}/internal/organizations/system/a"
+        headers = {"Authorization": f"Bearer {INTERNAL_TOKEN}"}
+        requests.get(url, headers=headers, timeout=60)
+
     steps = [{"at": 0.3, "api_outage": True, "for": 0.3}, {"at": 1000, "token_outage": True}]
-    with IdentityServer(INTERNAL_TOKEN, scenario=Scenario.parse({"steps": steps})) as api:
-
-        def call() -> None:
-            url = f"{api.url}/internal/organizations/system/a"
-            headers = {"Authorization": f"Bearer {INTERNAL_TOKEN}"}
-            requests.get(url, headers=headers, timeout=10)
-
-        while not any(logged.status == 503 for logged in api.backend.log.since()):
-            call()
-        api.backend.log.clear()
-        while not any(logged.status == 404 for logged in api.backend.log.since()):
-            call()
+    api = IdentityServer(
+        INTERNAL_TOKEN,
+        backend=BackendThatIsCalledAtEachChange(),
+        scenario=Scenario.parse({"steps": steps}),
+    )
+    with api:
+        outage = api.backend.log.wait_for(lambda logged: logged.status == 503, 60)
+        end_of_it = api.backend.log.wait_for(lambda logged: logged.status == 404, 60)
+    assert outage.number < end_of_it.number
     deadline = time.monotonic() + 10
     while any(thread.name == "identity-api scenario" for thread in threading.enumerate()):
         assert time.monotonic() < deadline

@@ -842,7 +842,7 @@ class TestServing:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         with IdentityServer(INTERNAL_TOKEN) as api:
-            before = threading.active_count()
+            before = set(threading.enumerate())
             for _ in range(20):
                 with socket.create_connection(
                     ("127.0.0.1", urlsplit(api.url).port or 0)
@@ -851,7 +851,9 @@ class TestServing:
                         socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
                     )
                     connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
-            assert threading.active_count() == before
+            assert requests.get(f"{api.url}/health", timeout=10).ok
+            assert set(threading.enumerate()) <= before
+            assert all(thread.is_alive() for thread in api._server.requests._threads)
         assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
     def test_stopping_ends_its_threads_and_its_connections(self) -> None:
@@ -886,7 +888,7 @@ class TestServing:
             def count(self, endpoint: str) -> None:
                 self.asked.set()
 
-        backend = Backend(ServerSettings(api_latency=0.5))
+        backend = Backend(ServerSettings(api_latency=30.0))
         api = IdentityServer(INTERNAL_TOKEN, backend=backend)
         outcomes: list[object] = []
 

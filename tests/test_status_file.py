@@ -79,8 +79,9 @@ def test_a_service_writes_its_status_and_removes_it_on_close(
 
 
 def test_the_file_follows_the_state(preconfigured: Preconfigured, path: Path) -> None:
+    refusal = reply({}, 503, Retry_After="60")
     service, endpoint = preconfigured(
-        token_reply(), reply({}, 503), status_file=str(path), max_token_retry_delay=0.2
+        token_reply(), refusal, status_file=str(path), max_retry_delay=60.0
     )
     service.start()
     wait_until_written(path)
@@ -89,6 +90,7 @@ def test_the_file_follows_the_state(preconfigured: Preconfigured, path: Path) ->
     assert "returned HTTP 503" in members["last_error"]
     assert members["next_attempt_at"] > members["written_at"] - 1
     endpoint.answers[0] = token_reply("b-token")
+    service._cache.reset_failure()
     wait_until_written(path)
 
 

@@ -58,10 +58,10 @@ def test_the_lock_of_a_holder_that_died_ends_with_its_lease(url: str) -> None:
     dead: Any = store_at(url)
     dead._lease = 0.3
     lock = dead.lock(1)
-    lock.__enter__()
     began = time.monotonic()
+    lock.__enter__()
     with store_at(url).lock(5):
-        assert 0.2 < time.monotonic() - began < 1.0
+        assert time.monotonic() - began >= 0.29
 
 
 def test_a_lock_is_seen_without_being_taken(url: str) -> None:
@@ -227,7 +227,7 @@ def test_the_copy_of_a_holder_in_a_child_leaves_the_lock_alone(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # gevent copies greenlets with the process, and what is raised in a copy unwinds it.
-    store = store_at(url)
+    store: Any = store_at(url)
     pid = os.getpid()
     with monkeypatch.context() as patch, store.lock(5):
         patch.setattr(os, "getpid", lambda: pid + 1)
@@ -274,9 +274,9 @@ def test_a_server_that_says_nothing_is_a_clear_error_in_time(own_redis: RedisSer
     save(store)
     own_redis.freeze()
     began = time.monotonic()
-    with pytest.raises(CredentialStoreError, match=r"timed out after \d(\.\d)? s"):
+    with pytest.raises(CredentialStoreError, match=r"timed out after 0\.3 s"):
         store.load()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
 
 
 def test_a_command_waits_for_a_silent_server_a_few_seconds_only(own_redis: RedisServer) -> None:
@@ -320,8 +320,8 @@ def test_a_server_without_a_command_is_a_clear_error() -> None:
         assert _message_at(server.url) == f"the server returned an error; {RUNNING}"
 
 
-def _message_at(url: str) -> str:
-    store = store_at(url, timeout=0.5)
+def _message_at(url: str, timeout: float = 10.0) -> str:
+    store = store_at(url, timeout=timeout)
     with pytest.raises(CredentialStoreError) as caught:
         store.load()
     assert caught.value.__cause__ is None
@@ -345,7 +345,7 @@ def test_a_database_that_does_not_exist_is_told(redis_server: RedisServer) -> No
 
 
 def test_rediss_against_a_server_without_tls_is_told(redis_server: RedisServer) -> None:
-    assert _message_at(redis_server.url.replace("redis:", "rediss:")) == (
+    assert _message_at(redis_server.url.replace("redis:", "rediss:"), timeout=0.5) == (
         "the TLS handshake timed out after 0.5 s; if the server speaks no TLS at this port, use "
         "redis:// in IDENTITY_CREDENTIAL_STORE"
     )

@@ -26,7 +26,13 @@ url = sys.argv[1]
 """
 
 
+# Python's monotonic clock is common to all processes of a machine.
+TELL_THAT_THE_CODE_HAS_ENDED = 'os.write({pipe}, b"%f\\n" % time.monotonic())'
+
+
 class Ended(NamedTuple):
+    """How a process ended; ``seconds`` is how long its exit took once the code had ended."""
+
     status: int
     out: str
     err: str
@@ -35,13 +41,22 @@ class Ended(NamedTuple):
 
 def run(code: str, *arguments: str, timeout: float = 60.0, **environment: str) -> Ended:
     """Run `code` with `sys.argv[1:]`, warnings as errors, and wait for its end."""
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", PREAMBLE + textwrap.dedent(code), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    return Ended(done.returncode, done.stdout, done.stderr, time.perf_counter() - began)
+    reading, writing = os.pipe()
+    last_line = TELL_THAT_THE_CODE_HAS_ENDED.format(pipe=writing)
+    program = f"{PREAMBLE}{textwrap.dedent(code)}\n{last_line}"
+    with os.fdopen(reading) as pipe:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-W", "error", "-c", program, *arguments],
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+                env={**os.environ, **environment},
+                pass_fds=[writing],
+            )
+            process_ended_at = time.monotonic()
+        finally:
+            os.close(writing)
+        code_ended_at = float(pipe.readline() or "nan")
+    return Ended(done.returncode, done.stdout, done.stderr, process_ended_at - code_ended_at)
