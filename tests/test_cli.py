@@ -55,7 +55,7 @@ ON_KEYCLOAK = {
     "IDENTITY_KEYCLOAK_CLIENT_SECRET": CLIENT_SECRET,
 }
 
-SLOW_TO_RETRY = {"IDENTITY_BASE_RETRY_DELAY": "5", "IDENTITY_REQUEST_TIMEOUT": "0.5"}
+SLOW_TO_RETRY = {"IDENTITY_BASE_RETRY_DELAY": "5", "IDENTITY_REQUEST_TIMEOUT": "5"}
 SLOW_ENDPOINT = {
     **PRECONFIGURED,
     **SLOW_TO_RETRY,
@@ -71,12 +71,13 @@ Run = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the developer has set must not matter, and neither must the kind of terminal."""
+    """What the developer has set must not matter, nor the kind of terminal, nor a slow machine."""
     for variable in os.environ:
         if variable.startswith(("IDENTITY_", "SERVICE_", "FORCE_COLOR", "NO_COLOR", "TTY_")):
             monkeypatch.delenv(variable)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("identity_client.cli.output.PATIENCE", LIMIT)
 
 
 @pytest.fixture
@@ -245,7 +246,7 @@ def test_try_shows_json(run: Run) -> None:
 @pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["a table", "JSON"])
 def test_try_without_a_token_shows_why_and_exits_with_1(run: Run, as_json: tuple[str, ...]) -> None:
     variables = {**REGISTERING, "IDENTITY_API_URL": "{refusing_url}"}
-    result = run("try", "--timeout", "0.2", *as_json, **variables)
+    result = run("try", "--timeout", "2", *as_json, **variables)
     assert result.exit_code == 1
     assert "PENDING" in result.stdout
     assert f"returned HTTP 403 ({REFUSAL})" in result.stdout
@@ -269,7 +270,7 @@ EXITS = [
         id="token: identity-api refuses",
     ),
     pytest.param(
-        ["token", "--timeout", "0.2"],
+        ["token", "--timeout", "2"],
         {**REGISTERING, **SLOW_TO_RETRY, "IDENTITY_API_URL": "{down_url}"},
         1,
         "connection refused",
@@ -319,7 +320,7 @@ EXITS = [
         id="wait: identity-api says nothing",
     ),
     pytest.param(
-        ["wait", "--timeout", "0.2"],
+        ["wait", "--timeout", "2"],
         {**PRECONFIGURED, "SERVICE_TOKEN_ENDPOINT": "{rejecting_url}"},
         3,
         "returned HTTP 401 (invalid_client)",
@@ -537,7 +538,7 @@ def test_the_secret_of_a_service_that_exists_is_left_alone(
     client = api.backend.client("orders")
     assert client is not None
     secret = client.secret
-    result = run(name, "--timeout", "0.3", **STORING, **variables)
+    result = run(name, "--timeout", "2", **STORING, **variables)
     assert result.exit_code in (1, 3)
     assert "the service 'orders' is registered already" in result.output
     assert api.backend.client("orders") == client
@@ -592,9 +593,9 @@ def test_on_a_terminal_the_command_shows_what_the_service_is_doing(
     run: Run, url: str, shown: str
 ) -> None:
     variables = {**STORING, **SLOW_TO_RETRY, "IDENTITY_API_URL": url, "FORCE_COLOR": "1"}
-    result = run("wait", "--timeout", "0.3", **variables)
+    result = run("wait", "--timeout", "2", **variables)
     assert result.exit_code == 3
-    progress, _, told = result.stderr.partition("identity-client: not ready after 0.3 s: ")
+    progress, _, told = result.stderr.partition("identity-client: not ready after 2 s: ")
     assert shown in progress
     assert told
     assert result.stdout == ""

@@ -26,13 +26,17 @@ from identity_client.server import IdentityServer
 
 CallForAWhile = Callable[[Callable[[], str], float], LoadGenerator]
 
+# The demo's own limits are for a machine that does little else.
+LATENCY = 0.8
+HERD_LIMIT = 10.0  # one after the other, 200 requests would take 160 s
+
 CLAIMS = [
     "start() returns at once",
     "retry delays double, with jitter",
     "no request more than needed",
     "signed, and issued to this service",
     "single-flight: one token request",
-    "all served within 1 s",
+    f"all served within {HERD_LIMIT:g} s",
     "refreshed before expiry",
     "no call waits for the refresh",
     "new token in time, no failed call",
@@ -80,10 +84,12 @@ def test_every_check_passes(
     terminal: bool,
 ) -> None:
     monkeypatch.setattr(demo, "BASE_DELAY", 0.2)
+    monkeypatch.setattr(demo, "LATENCY", LATENCY)
+    monkeypatch.setattr(demo, "HERD_LIMIT", HERD_LIMIT)
     threads = set(threading.enumerate())
     # With tokens that expire sooner, their last twentieth is over before the endpoint has answered,
     # or a refresh is due while the 200 threads call.
-    done, shown = run_demo(6.0, terminal)
+    done, shown = run_demo(10.0, terminal)
     assert rows_of(shown) == [("✓", claim) for claim in CLAIMS], shown
     assert done
     assert re.search(r"all 11 checks passed, in \d+ s\s*$", shown)
@@ -183,9 +189,12 @@ def test_the_load_generator_notices_failures(
 def test_the_command_never_pauses_silently_and_fits_80_columns(
     tmp_path: Path, encoding: str, mark: str
 ) -> None:
-    began = time.perf_counter()
+    code = (
+        "from identity_client.cli import demo, main; "
+        f"demo.LATENCY, demo.HERD_LIMIT = {LATENCY}, {HERD_LIMIT}; print('imported'); main()"
+    )
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "identity_client.cli", "demo"],
+        [sys.executable, "-u", "-c", code, "demo"],
         env={
             **{name: value for name, value in os.environ.items() if name != "FORCE_COLOR"},
             "COLUMNS": "80",
@@ -198,7 +207,7 @@ def test_the_command_never_pauses_silently_and_fits_80_columns(
     ) as started:
         assert started.stdout is not None
         assert started.stderr is not None
-        lines = [(time.perf_counter(), line.rstrip("\n")) for line in started.stdout]
+        (began, _), *lines = [(time.perf_counter(), line.rstrip("\n")) for line in started.stdout]
         assert started.stderr.read() == ""
     shown = "\n".join(line for _, line in lines)
     assert time.perf_counter() - began < 40
@@ -207,6 +216,6 @@ def test_the_command_never_pauses_silently_and_fits_80_columns(
     # A wrapped line would begin with what is left of it.
     assert not re.search(r"^[a-z]+$", shown, re.MULTILINE), shown
     moments = [began, *(moment for moment, _ in lines)]
-    # 1.5 s, on a machine that does nothing else.
-    assert max(later - sooner for sooner, later in pairwise(moments)) < 3, shown
+    # 1.5 s, on a machine that does nothing else; without progress, a wait for a token takes 7 s.
+    assert max(later - sooner for sooner, later in pairwise(moments)) < 5, shown
     assert started.returncode == 0

@@ -532,10 +532,17 @@ def test_a_silent_server_takes_no_longer_than_the_timeout(
     assert "FAIL  ID301" in result.stdout
 
 
-def test_a_slow_look_says_what_it_waits_for(site: Site, doctor: Callable[..., Result]) -> None:
-    with hostile.HostileServer(hostile.says_nothing) as server:
-        site.at(f"http://127.0.0.1:{server.port}")
-        result = doctor("--timeout", "1.8")
+def test_a_slow_look_says_what_it_waits_for(
+    site: Site,
+    doctor: Callable[..., Result],
+    canned: StartCanned,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("identity_client.cli.output.PATIENCE", 0.2)
+    server = canned(HEALTHY)
+    server.before_answer = lambda asked: time.sleep(4 if len(server.asked) == 2 else 0)  # by ID301
+    site.at(server.url)
+    result = doctor("--timeout", "10")
     assert "identity-client: ID301 identity-api: it is an identity-api ...\n" in result.stderr
 
 
@@ -718,7 +725,7 @@ def test_redis_without_tls_is_named(
 ) -> None:
     host = site.api.url.removeprefix("http://")
     site.environ["IDENTITY_CREDENTIAL_STORE"] = f"rediss://{host}/0{query}"
-    found = diagnose("--only", "ID204", "--timeout", "0.3")
+    found = diagnose("--only", "ID204", "--timeout", "5")
     assert found["fail"] == ["ID204"]
     assert said in found["text"][0].lower() or said in found["text"][0]
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.canned import reply, token_reply
+from support.canned import Asked, Canned, CannedServer, reply, token_reply
 from support.cli import clean_environment, command, invoke
 from support.recorder import Recorder
 from support.services import INTERNAL_TOKEN, Preconfigured, StartCanned
 
 from identity_client import EventKind
-from identity_client.cli import supervisor
+from identity_client.cli import console, supervisor
 from identity_client.server import IdentityServer
 
 CLIENT_SECRET = "a-client-secret"
@@ -235,6 +235,39 @@ def test_a_command_that_cannot_exist_is_a_usage_error(
 # --- the token file ---
 
 
+@pytest.fixture
+def renewed(canned: StartCanned, environ: dict[str, str]) -> Callable[..., CannedServer]:
+    """Starts a token endpoint whose first token is renewed soon, but not before a path exists."""
+
+    def start(path: Path, *answers: Canned) -> CannedServer:
+        endpoint = canned(token_reply("first", expires_in=20), *answers)
+        deadline = time.monotonic() + LIMIT
+
+        def wait(asked: Asked) -> None:
+            while len(endpoint.asked) > 1 and not path.exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+        endpoint.before_answer = wait
+        environ["SERVICE_TOKEN_ENDPOINT"] = endpoint.url
+        environ["IDENTITY_REFRESH_RATIO"] = "0.1"
+        return endpoint
+
+    return start
+
+
+@pytest.fixture
+def until_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """What a shell does until a message of the supervisor has been shown."""
+    told = tmp_path / "told"
+
+    def echo(*arguments: Any, **options: Any) -> None:
+        console.echo(*arguments, **options)
+        told.touch()
+
+    monkeypatch.setattr("identity_client.cli.supervisor.echo", echo)
+    return f"for i in $(seq 400); do [ -e {told} ] && break; sleep 0.05; done"
+
+
 def test_the_token_file_is_readable_by_its_owner_only_and_removed_at_the_end(
     environ: dict[str, str], arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -267,16 +300,15 @@ def test_where_signals_cannot_be_waited_for_there_is_no_token_file(
 
 def test_a_renewal_that_cannot_be_written_is_reported_and_repeated(
     environ: dict[str, str],
-    canned: StartCanned,
+    renewed: Callable[..., CannedServer],
+    until_told: str,
     arguments: Callable[..., list[str]],
     tmp_path: Path,
 ) -> None:
-    first, second = token_reply("first", expires_in=2), token_reply("second", expires_in=300)
-    endpoint = canned(first, reply({}, 503), second)
-    environ["SERVICE_TOKEN_ENDPOINT"] = endpoint.url
     token, saved = tmp_path / "token", tmp_path / "saved"
+    renewed(token / "x", reply({}, 503), token_reply("second"))
     # A folder in its place: even the administrator cannot write there.
-    script = f"mv {token} {saved}; mkdir -p {token}/x; sleep 3; rm -r {token}"
+    script = f"mv {token} {saved}; mkdir -p {token}/x; {until_told}; rm -r {token}"
     result = invoke(environ, *arguments(True, "sh", "-c", script))
     assert result.exit_code == 0
     assert "cannot be written: is a directory" in result.stderr
@@ -284,17 +316,17 @@ def test_a_renewal_that_cannot_be_written_is_reported_and_repeated(
 
 def test_a_write_that_fails_is_repeated_until_the_file_has_the_current_token(
     environ: dict[str, str],
-    canned: StartCanned,
+    renewed: Callable[..., CannedServer],
+    until_told: str,
     arguments: Callable[..., list[str]],
     tmp_path: Path,
 ) -> None:
-    first, second = token_reply("first", expires_in=3), token_reply("second", expires_in=300)
-    endpoint = canned(first, second)
-    environ["SERVICE_TOKEN_ENDPOINT"] = endpoint.url
     token = tmp_path / "token"
-    # It sees no other renewal: the second token lives longer than the test.
+    # It sees no other renewal: the second token is not due within the test.
+    endpoint = renewed(token / "x", token_reply("second", expires_in=3000))
+    # The write is repeated each second.
     script = (
-        f"rm {token}; mkdir -p {token}/x; sleep 4.5; rm -r {token}; "
+        f"rm {token}; mkdir -p {token}/x; {until_told}; sleep 2.5; rm -r {token}; "
         f"for i in $(seq 200); do grep -q second {token} && exit 5; sleep 0.05; done"
     )
     result = invoke(environ, *arguments(True, "sh", "-c", script))

@@ -67,7 +67,7 @@ def test_four_dead_addresses_take_no_longer_than_the_timeout(
             pytest.raises(IdentityApiTimeout, match=r"timed out after 1\.5 s"),
         ):
             client.get_system_org("system")
-        assert 1.4 < time.perf_counter() - began < 2.5
+        assert 1.4 < time.perf_counter() - began < 5  # and not 1.5 s for each
 
 
 def test_an_address_that_cannot_be_connected_to_at_all_is_told(
@@ -93,18 +93,18 @@ def test_the_retry_of_a_stale_connection_ends_within_the_same_time() -> None:
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
         connection.sendall(head + body)
         connection.recv(65536)  # the second request, which is reset after half of its time
-        time.sleep(1)
+        time.sleep(3)
         hostile.reset_on_close(connection)
 
     with (
         hostile.HostileServer(behave) as server,
-        IdentityApiClient(f"http://127.0.0.1:{server.port}", INTERNAL_TOKEN, timeout=2) as client,
+        IdentityApiClient(f"http://127.0.0.1:{server.port}", INTERNAL_TOKEN, timeout=6) as client,
     ):
         client.get_system_org("system")
         began = time.perf_counter()
         with pytest.raises(IdentityApiTimeout):
             client.get_system_org("system")
-        assert time.perf_counter() - began < 2.8
+        assert time.perf_counter() - began < 8.9  # and not 3 s and 6 s
         assert len(server.connections) == 2
 
 
@@ -179,10 +179,10 @@ def test_a_compressed_body_that_is_cut_off_is_an_error(
 
 
 def test_a_page_made_of_title_tags_is_read_in_no_time() -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     assert error_text(b"<title" * 90_000, SECRET) == (None, None)
     assert error_text(b"<title>" + b"<title" * 90_000, SECRET) == (None, None)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
 
 
 BASIC = base64.b64encode(f"orders:{quote(SECRET, safe='')}".encode()).decode()
@@ -315,7 +315,7 @@ def _slow_proxy() -> Iterator[int]:
     """A proxy that opens a tunnel after a while, to a server that never says a word."""
 
     def behave(connection: socket.socket, stopped: threading.Event) -> None:
-        stopped.wait(1)
+        stopped.wait(3)
         connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         stopped.wait(30)
 
@@ -329,11 +329,11 @@ def test_the_proxys_time_is_part_of_the_whole(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
         began = time.perf_counter()
         with (
-            IdentityApiClient("https://identity-api:3053", INTERNAL_TOKEN, timeout=2) as client,
+            IdentityApiClient("https://identity-api:3053", INTERNAL_TOKEN, timeout=6) as client,
             pytest.raises(IdentityApiTimeout),
         ):
             client.get_system_org("system")
-        assert time.perf_counter() - began < 2.8
+        assert time.perf_counter() - began < 8.9  # and not 3 s and 6 s
 
 
 def test_a_server_that_refuses_the_handshake_is_told() -> None:

@@ -27,8 +27,7 @@ def test_a_server_that_always_rejects_causes_few_token_requests_and_one_warning(
 ) -> None:
     service, endpoint = preconfigured(
         *(token_reply(f"token {number}".replace(" ", "-")) for number in range(50)),
-        base_retry_delay=5.0,
-        max_retry_delay=300.0,
+        **LONG_PAUSES,
     )
     strict, lenient = canned(UNAUTHORIZED), canned(OK)
     auth = service.auth()
@@ -169,11 +168,12 @@ def test_tokens_that_hardly_live_cause_ten_requests_a_second_at_most(
     preconfigured: Preconfigured, lifetime: float
 ) -> None:
     service, endpoint = preconfigured(token_reply(expires_in=lifetime), token_timeout=0.2)
-    until = time.monotonic() + 1
-    while time.monotonic() < until:
+    began = time.monotonic()
+    while time.monotonic() < began + 1:
         with suppress(IdentityError):  # expired on arrival, or not in time
             service.get_access_token()
-    assert len(endpoint.asked) <= 13
+    asked = len(endpoint.asked)
+    assert asked <= 10 * (time.monotonic() - began) + 3
 
 
 # --- where the token may go ---

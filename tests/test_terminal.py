@@ -182,7 +182,7 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(environ: dict[str, str
 def test_a_pipe_shows_what_a_slow_command_waits_for(environ: dict[str, str]) -> None:
     with hostile.HostileServer(hostile.says_nothing) as server:
         environ["IDENTITY_API_URL"] = f"http://127.0.0.1:{server.port}"
-        done = piped(environ, "wait", "--timeout", "2.5")
+        done = piped(environ, "wait", "--timeout", "5")
     assert done.returncode == 3
     assert done.stderr.startswith("identity-client: waiting for a token\n")
 

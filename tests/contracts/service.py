@@ -159,7 +159,7 @@ class ServiceContract:
         assert service.status().tokens_invalidated == 1
 
     def test_a_server_that_rejects_each_token_causes_no_loop(self, world: World) -> None:
-        service = world.make()
+        service = world.make(base_retry_delay=60.0, max_retry_delay=60.0)
         service.invalidate_token(service.get_access_token())
         token = service.get_access_token()
         service.invalidate_token(token)
@@ -219,6 +219,9 @@ class ServiceContract:
     def test_a_service_that_cannot_register_is_not_ready(self, world: World) -> None:
         world.fail_api()
         service = world.make()
+        recorder = EventRecorder(service)
+        service.start()
+        recorder.wait_for(EventKind.REGISTRATION_FAILED)
         with pytest.raises(NotReadyError, match="no access token for 'test-service'") as caught:
             service.get_access_token(timeout=0.2)
         assert caught.value.attempts >= 1
