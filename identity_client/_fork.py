@@ -50,15 +50,16 @@ class ForkGuard:
     def __init__(self, reinit: Callable[[], None]) -> None:
         self._reinit = reinit
         self._pid = os.getpid()
-        self._reinit_locks: dict[int, threading.Lock] = {}
+        self._reinit_locks: dict[int, threading.RLock] = {}
 
     def check(self) -> None:
         """Look for a fork; called by every thread that is about to take a lock."""
         pid = os.getpid()
         if self._pid == pid:
             return
-        # A lock of this process, made by whichever thread comes first: setdefault is atomic.
-        with self._reinit_locks.setdefault(pid, threading.Lock()):
+        # A lock of this process, made by whichever thread comes first: setdefault is atomic. It is
+        # reentrant, as a signal handler may use the service while its thread is in here.
+        with self._reinit_locks.setdefault(pid, threading.RLock()):
             if self._pid != pid:
                 self._reinit()
                 self._pid = pid
@@ -109,7 +110,9 @@ def in_child(call: Callable[[], None]) -> None:
 def current_greenlet() -> Any:
     """Return the greenlet of gevent that this code runs in, or None in a thread of its own."""
     gevent = sys.modules.get("gevent")
-    current = None if gevent is None else gevent.getcurrent()
+    # An import in another thread may have got half way.
+    getcurrent = getattr(gevent, "getcurrent", None)
+    current = None if getcurrent is None else getcurrent()
     return current if hasattr(current, "kill") else None
 
 

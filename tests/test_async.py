@@ -83,6 +83,32 @@ def test_the_time_is_kept_and_a_cancelled_coroutine_disturbs_no_other(
     assert asyncio.run(main()) == "a-token"
 
 
+def test_a_task_that_is_cancelled_as_its_token_arrives_is_cancelled(
+    preconfigured: Preconfigured,
+) -> None:
+    release = threading.Event()
+    service, endpoint = preconfigured()
+    endpoint.before_answer = lambda asked: release.wait(10)
+
+    async def main() -> None:
+        task = asyncio.create_task(service.aget_access_token(10))
+        while not service._waiters._loops:
+            await asyncio.sleep(0.01)
+        waiters: Any = service._waiters._loops[asyncio.get_running_loop()]
+        resolve = waiters._resolve
+
+        def resolve_and_cancel(*arguments: object) -> None:
+            resolve(*arguments)
+            task.cancel()
+
+        waiters._resolve = resolve_and_cancel
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+
+
 def test_two_event_loops_one_after_the_other_and_one_that_is_gone(
     preconfigured: Preconfigured,
 ) -> None:

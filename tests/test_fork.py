@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from support.processes import run
-from support.services import INTERNAL_TOKEN, MakeService
+from support.services import INTERNAL_TOKEN, MakeService, Preconfigured
 
 from identity_client import IdentityApiClient, ServiceState, _fork
 from identity_client.server import IdentityServer
@@ -367,6 +368,50 @@ def test_a_greenlet_that_is_killed_by_the_application_is_replaced(
     monkeypatch.setattr(service._worker._source, "obtain", obtain_unless_killed)
     assert service.get_access_token()
     assert "bug" not in caplog.text
+
+
+def test_forks_in_a_row_during_one_slow_request_cause_no_second(
+    preconfigured: Preconfigured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, endpoint = preconfigured()
+    go_on = threading.Event()
+    endpoint.before_answer = lambda asked: go_on.wait(30)
+    monkeypatch.setattr(_fork, "_BEFORE_FORK_TIMEOUT", 0.05)
+    service.start(validate=False)
+    while not endpoint.asked:
+        time.sleep(0.01)
+    for _ in range(3):
+        thread: Any = service._worker._thread
+        thread._native_id = threading.get_native_id()  # as gevent's are, all in one thread
+        _fork._before_fork()
+        _fork._after_fork_in_parent()
+        time.sleep(0.1)
+    go_on.set()
+    assert service.get_access_token(20)
+    assert len(endpoint.asked) == 1
+
+
+def test_a_service_starts_while_another_thread_imports_gevent(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gevent", cast(Any, SimpleNamespace()))
+    assert make_service(api).get_access_token()
+
+
+def test_a_signal_handler_may_use_a_service_while_its_child_begins_anew() -> None:
+    begun: list[object] = []
+
+    def reinit() -> None:
+        begun.append(1)
+        if len(begun) == 1:
+            guard.check()  # as what the handler calls does
+
+    guard = _fork.ForkGuard(reinit)
+    guard.expect_fork()
+    thread = threading.Thread(target=guard.check, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 class Part:

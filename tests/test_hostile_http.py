@@ -56,6 +56,24 @@ def test_an_address_that_swallows_packets_does_not_hide_the_next(
         assert time.perf_counter() - began < 5
 
 
+def test_an_address_of_a_family_that_the_process_may_not_use_is_passed_over(
+    canned: Callable[..., CannedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = canned(reply(ORGANIZATION))
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    unknown, known = ((family, socket.SOCK_STREAM, 6, "", address) for family in (9999, 2))
+    for addresses in ([unknown, known], [known, unknown]):
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, found=addresses, **__: found)
+        with IdentityApiClient("http://identity-api:3053", INTERNAL_TOKEN) as client:
+            assert client.get_system_org("system").name == "system"
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [unknown])
+    with (
+        IdentityApiClient("http://identity-api:3053", INTERNAL_TOKEN) as client,
+        pytest.raises(IdentityApiError, match="is unreachable"),
+    ):
+        client.get_system_org("system")
+
+
 def test_four_dead_addresses_take_no_longer_than_the_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

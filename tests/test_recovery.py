@@ -141,6 +141,22 @@ def test_a_forced_registration_that_fails_with_credentials_that_do_not_work_is_a
     assert "returned HTTP 503" in (service.status().last_error or "")
 
 
+def test_a_forced_registration_rotates_once_though_its_first_token_fails(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    service = make_service(api, base_retry_delay=0.05, max_retry_delay=0.2)
+    token = service.get_access_token()
+    api.backend.change(token_outage=True)
+    service.force_reregistration()
+    wait_for(service, lambda: service.status().token_requests_failed >= 6)
+    assert (service.status().registrations, service.status().secrets_regenerated) == (2, 1)
+    assert service.get_access_token() == token
+    api.backend.change(token_outage=False)
+    wait_for(service, lambda: service.status().state is ServiceState.READY)
+    assert service.get_access_token() != token
+    assert (service.status().registrations, service.status().secrets_regenerated) == (2, 1)
+
+
 def test_forcing_registrations_in_a_loop_rotates_once_per_pause(
     api: IdentityServer, make_service: MakeService
 ) -> None:

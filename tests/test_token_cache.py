@@ -347,10 +347,32 @@ def test_a_forked_child_keeps_the_token_and_forgets_the_attempt(c: Cache) -> Non
     c.publish()
     c.clock.advance(275)
     c.begin()
-    c.cache.at_fork_reinit()
+    c.cache.at_fork_reinit(lambda limit: 0.0)
     assert c.served_without_lock() is None
     assert c.ask() == "token"
     assert c.cache.begin_refresh() is not None
+
+
+def test_a_forked_child_draws_anew_when_its_token_is_due(c: Cache) -> None:
+    c.publish()
+    due = c.cache._due_in()
+    drawn: list[float] = []
+
+    def draw(limit: float) -> float:
+        drawn.append(limit)
+        return limit
+
+    c.cache.at_fork_reinit(draw)
+    assert c.cache._due_in() == pytest.approx(due - drawn[0])
+    assert drawn[0] == pytest.approx(0.1 * due)
+
+
+def test_a_worker_that_ends_leaves_the_attempt_of_another_alone(c: Cache) -> None:
+    attempt = c.begin()
+    c.cache.release_waiters()
+    assert c.cache.begin_refresh() is None
+    c.cache.release_waiters(attempt)
+    assert c.cache.begin_refresh() is attempt
 
 
 def test_a_waiter_whose_worker_has_ended_is_sent_back_for_another(c: Cache) -> None:

@@ -162,7 +162,11 @@ def _connected(addresses: Sequence[Any], ends: float, options: Sequence[Any]) ->
         try:
             while waiting or selector.get_map():
                 if waiting:
-                    _begin(waiting.popleft(), selector, options)
+                    try:
+                        _begin(waiting.popleft(), selector, options)
+                    except OSError as error:  # of a family that this process may not use
+                        failure = error
+                        continue
                 remaining = ends - time.monotonic()
                 if remaining <= 0:
                     raise TimeoutError("timed out")

@@ -116,6 +116,10 @@ class Snapshot:
         """Return how long the token may still be served, 0 when it has expired."""
         return max(self.usable_for - self.age(clock), 0.0)
 
+    def due_earlier(self, draw: Callable[[float], float]) -> Snapshot:
+        """Return the same token, due a little earlier by chance."""
+        return evolve(self, fresh_for=self.fresh_for - draw(REFRESH_JITTER * self.fresh_for))
+
     def without_fast_path(self) -> Snapshot:
         """Return the same token, which only a caller that holds the lock may serve."""
         return evolve(self, serve_until=-math.inf)
@@ -488,24 +492,30 @@ class TokenCache:
         with self._lock:
             self._work.notify()
 
-    def release_waiters(self) -> None:
-        """Send all waiters back to bring another worker, because this one has ended."""
+    def release_waiters(self, own: RefreshAttempt | None = None) -> None:
+        """Send all waiters back to bring another worker, because this one has ended.
+
+        Its ``own`` attempt starts again there; one that another thread makes goes on.
+        """
         with self._lock:
             self.worker_exits += 1
-            if self._attempt is not None:
-                self._attempt.started = False
+            if own is not None and self._attempt is own:
+                own.started = False
             self.snapshot = self.snapshot.without_fast_path()
             self._outcome.notify_all()
             wakers = self._take_wakers()
         _call_all(wakers)
 
-    def at_fork_reinit(self) -> None:
-        """In a child: the lock may be held and the attempt made by threads that are not here."""
+    def at_fork_reinit(self, draw: Callable[[float], float]) -> None:
+        """In a child: the lock may be held and the attempt made by threads that are not here.
+
+        Each child draws anew when its token is due, or all would refresh in the same instant.
+        """
         self._make_lock()
         self._attempt = None
         self._last_begin = (-math.inf, -math.inf)
         self._wakers = []
-        self.snapshot = self.snapshot.without_fast_path()
+        self.snapshot = self.snapshot.due_earlier(draw).without_fast_path()
 
     # --- what both ask; none of these changes anything ---
 

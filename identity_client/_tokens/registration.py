@@ -180,6 +180,8 @@ class RegistrationSource(_TokenSourceBase):
             return self._register(deadline)
         except IdentityError as error:
             step = self.step
+            if not self._is_forced:
+                raise
             token = self._token_with_known(deadline)
             if token is None:
                 self.step = step
@@ -243,6 +245,7 @@ class RegistrationSource(_TokenSourceBase):
                     reply = self._register_call(deadline, regenerate_secret=True)
                 newer = self._save_new(reply, claim)
             self._known, self._state = newer, CredentialState.UNTESTED
+            self._is_forced = False  # there are new ones, whatever becomes of their first token
         return self._fetch_with_known(deadline)
 
     def _save_new(

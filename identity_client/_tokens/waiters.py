@@ -38,7 +38,8 @@ class LoopWaiters:
         future = loop.create_future()
         self._waiting.append(future)
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(future, min(timeout, _LONGEST_WAIT))
+            async with asyncio.timeout(min(timeout, _LONGEST_WAIT)):
+                await future
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         with suppress(RuntimeError):  # the loop was closed, and its coroutines with it

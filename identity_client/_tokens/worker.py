@@ -210,16 +210,18 @@ class Worker:
     def _run(self, run_id: object) -> None:
         # Not a threading.local: one from before gevent patched it belongs to all greenlets.
         thread_id, pid = threading.get_ident(), os.getpid()
-        self._running[thread_id] = _fork.current_greenlet()
+        own: RefreshAttempt | None = None
 
         def should_run() -> bool:
             return self._run_id is run_id and not self._cache.is_closed
 
         try:
+            self._running[thread_id] = _fork.current_greenlet()
             while should_run():
-                attempt = self._cache.wait_for_refresh(should_run)
+                attempt = own = self._cache.wait_for_refresh(should_run)
                 if attempt is not None:
                     self._attempt(attempt)
+                    own = None
                 if should_run():
                     self._after_attempt(run_id, sync=attempt is not None)
         except BaseException:
@@ -234,7 +236,7 @@ class Worker:
             # copy leaves all to the child's own.
             if pid == os.getpid() and self._retire(run_id):
                 self._source.close()
-                self._cache.release_waiters()
+                self._cache.release_waiters(own)
 
     def _retire(self, run_id: object) -> bool:
         """Stop counting as running, before the waiters look; return False if replaced before."""
@@ -310,7 +312,7 @@ class Worker:
         self._thread = self._run_id = None
         self._running = {}
         self._stopped_for_fork = False
-        self._cache.at_fork_reinit()
+        self._cache.at_fork_reinit(self._draw)
         self._source.at_fork_reinit()
         self._events.at_fork_reinit()
 

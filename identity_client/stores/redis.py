@@ -14,7 +14,13 @@ from urllib.parse import quote, urlsplit
 import redis
 from attrs import evolve
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.retry import Retry
 
 from .._frames import hide_frames
@@ -139,6 +145,8 @@ class RedisStore:
                 self._has_permissions = True
             lock = client.lock(self._lock_key, timeout=self._lease, sleep=_POLL, thread_local=False)
             is_held = lock.acquire(blocking_timeout=timeout, token=token)
+            if not is_held:  # or the reply that granted it was lost, and nobody would free it
+                client.eval(_RELEASE, 1, self._lock_key, token)
         if not is_held:
             raise CredentialStoreError(
                 f"timed out after {timeout:.1f} s waiting for the lock on {self}"
@@ -195,6 +203,8 @@ class RedisStore:
                 socket_timeout=self._command_timeout,
                 socket_connect_timeout=self._command_timeout,
                 retry=Retry(NoBackoff(), 1),
+                # After a failover an old connection leads to what is a replica by then.
+                retry_on_error=[ReadOnlyError],
             )
         return self._client
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import redis
 from attrs import evolve
 from contracts.stores import StoreContract
 from cryptography.fernet import Fernet
@@ -198,6 +199,39 @@ def test_a_socket_of_the_file_system_is_a_store_too(tmp_path: Path) -> None:
         assert str(store) == f"the store at unix://{path}"
     with pytest.raises(CredentialStoreError, match=r"cannot be used: (connection refused|no such)"):
         store.load()
+
+
+def test_a_lock_whose_grant_was_lost_on_the_way_is_freed(
+    url: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def acquire_unheard(lock: Any, *, blocking_timeout: float, token: str) -> bool:
+        assert lock.redis.set(lock.name, token, nx=True, px=60_000)
+        return lock.redis.set(lock.name, token, nx=True, px=60_000) is True  # the second try
+
+    monkeypatch.setattr("redis.lock.Lock.acquire", acquire_unheard)
+    store: Any = store_at(url)
+    with pytest.raises(CredentialStoreError, match="timed out"), store.lock(0.2):
+        pass
+    assert not store.is_locked()
+
+
+def test_an_old_connection_to_what_is_a_replica_by_now_is_made_anew(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_at(own_redis.url)
+    save(store)
+    operator = own_redis.client
+    operator.replicaof("127.0.0.1", 1)
+    connection_class: Any = redis.Connection
+    connect = connection_class._connect
+
+    def connect_to_the_new_primary(connection: object) -> Any:
+        operator.replicaof("NO", "ONE")
+        return connect(connection)
+
+    monkeypatch.setattr(connection_class, "_connect", connect_to_the_new_primary)
+    save(store, "after the failover")
+    assert store.load().credentials == credentials("after the failover")
 
 
 def test_a_child_has_a_connection_of_its_own(url: str) -> None:

@@ -224,7 +224,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def the_process_forks(self) -> None:
-        self.cache.at_fork_reinit()
+        self.cache.at_fork_reinit(lambda limit: 0.0)
         self.attempt = None
         self.began_at = (-1e9, -1e9)
 
