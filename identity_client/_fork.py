@@ -83,12 +83,13 @@ class ForkSafeLock:
     def _reinit(self) -> None:
         self._lock = threading.RLock()
 
-    def __enter__(self) -> None:
-        self._guard.check()
-        self._lock.acquire()
+    def of_this_process(self) -> threading.RLock:
+        """Return what to hold, by ``with``: a C-level lock, which is entered in one step.
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        An exception of a signal handler comes before it or after it, and never leaves it held.
+        """
+        self._guard.check()
+        return self._lock
 
 
 # By identity; a plain dictionary, because a weak set cannot be copied while a thread adds to it.
@@ -116,10 +117,23 @@ def current_greenlet() -> Any:
     return current if hasattr(current, "kill") else None
 
 
+def call_in_greenlet(call: Callable[[], object]) -> None:
+    """Call in a new greenlet of gevent, which does not run yet; at once where there is no gevent.
+
+    What a hook of a fork calls must not let others run: gevent watches the child only after the
+    hooks, and would never hear of the end of one that has ended by then.
+    """
+    spawn = getattr(sys.modules.get("gevent"), "spawn", None)
+    if spawn is None:
+        call()
+    else:
+        spawn(call)
+
+
 def is_killed_greenlet(error: BaseException) -> bool:
     """Whether ``error`` is what gevent raises in a greenlet to end it."""
     greenlet = sys.modules.get("greenlet")
-    return greenlet is not None and isinstance(error, greenlet.GreenletExit)
+    return isinstance(error, getattr(greenlet, "GreenletExit", ()))
 
 
 def is_exiting() -> bool:
@@ -132,8 +146,12 @@ def _living() -> list[Any]:
 
 
 def _before_fork() -> None:
-    for part in _living():
-        part.before_fork(_BEFORE_FORK_TIMEOUT)
+    parts = _living()
+    for part in parts:
+        part.before_fork(0.0)
+    deadline = time.monotonic() + _BEFORE_FORK_TIMEOUT
+    for part in parts:
+        part.before_fork(max(deadline - time.monotonic(), 0.0))
 
 
 def _after_fork_in_parent() -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import attrs
 from attrs import frozen
 
+from ._fork import is_killed_greenlet
 from ._public import public
 from .errors import IdentityError, RemoteError
 from .models import Record
@@ -254,9 +255,9 @@ class EventEmitter:
         for callback in self._listeners.copy().values():
             try:
                 callback(event)
-            except KeyboardInterrupt:  # of the thread that closes the service
-                raise
-            except BaseException as error:  # noqa: BLE001  # a listener is foreign code
+            except BaseException as error:
+                if _ends_the_thread(error):
+                    raise
                 self._log(
                     _Pending(
                         logging.ERROR,
@@ -279,10 +280,17 @@ class EventEmitter:
                 *pending.arguments,
                 extra=extra,
             )
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # noqa: BLE001, S110  # a handler that fails must not end the worker
-            pass
+        except BaseException as error:  # a handler that fails must not end the worker
+            if _ends_the_thread(error):
+                raise
+
+
+def _ends_the_thread(error: BaseException) -> bool:
+    """Whether an error is not of the foreign code that it came through.
+
+    It may be the interrupt of the thread that closes the service, or the end of a greenlet.
+    """
+    return isinstance(error, KeyboardInterrupt) or is_killed_greenlet(error)
 
 
 def _fields_of(event: ServiceEvent) -> dict[str, object]:

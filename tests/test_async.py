@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from typing import Any
@@ -107,6 +108,31 @@ def test_a_task_that_is_cancelled_as_its_token_arrives_is_cancelled(
             await task
 
     asyncio.run(main())
+
+
+def test_a_loop_that_lives_on_in_a_child_is_woken_there(
+    preconfigured: Preconfigured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    service, endpoint = preconfigured()
+    endpoint.before_answer = lambda asked: release.wait(10)
+    pid = os.getpid()
+
+    async def main() -> str:
+        in_the_parent = asyncio.create_task(service.aget_access_token(10))
+        while not service._waiters._loops:
+            await asyncio.sleep(0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: pid + 1)
+            in_the_child = asyncio.create_task(service.aget_access_token(10))
+            await asyncio.sleep(0.1)
+            release.set()
+            token = await in_the_child
+            in_the_parent.cancel()
+            service.close()
+        return token
+
+    assert asyncio.run(asyncio.wait_for(main(), 5)) == "a-token"
 
 
 def test_two_event_loops_one_after_the_other_and_one_that_is_gone(

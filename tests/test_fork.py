@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -349,6 +350,39 @@ def test_the_copy_of_a_greenlet_is_killed_in_the_child_and_leaves_all_alone(
     assert api.backend.requests["token"] == 2
 
 
+def test_the_copy_of_a_greenlet_that_ends_before_the_child_needs_a_worker_closes_nothing(
+    api: IdentityServer,
+    make_service: MakeService,
+    greenlet: Greenlet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = make_service(api)
+    token = service.get_access_token()
+    copy: Any = service._worker._thread
+    has_begun, is_killed = threading.Event(), threading.Event()
+    closed: list[bool] = []
+
+    def obtain(_: float) -> None:
+        has_begun.set()
+        assert is_killed.wait(5)
+        raise GreenletExit
+
+    exits, pid = service._cache.worker_exits, os.getpid()
+    with monkeypatch.context() as patch:
+        patch.setattr(service._worker._source, "obtain", obtain)
+        patch.setattr(service._worker._source, "close", lambda: closed.append(True))
+        service.invalidate_token(token)
+        assert has_begun.wait(5)
+        patch.setattr(os, "getpid", lambda: pid + 1)
+        _fork._after_fork_in_child()
+        assert greenlet.killed == 1
+        is_killed.set()
+        copy.join(5)
+        assert not copy.is_alive()
+    assert closed == []
+    assert service._cache.worker_exits == exits
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.usefixtures("greenlet")
 def test_a_greenlet_that_is_killed_by_the_application_is_replaced(
@@ -368,6 +402,68 @@ def test_a_greenlet_that_is_killed_by_the_application_is_replaced(
     monkeypatch.setattr(service._worker._source, "obtain", obtain_unless_killed)
     assert service.get_access_token()
     assert "bug" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.usefixtures("greenlet")
+@pytest.mark.parametrize("where", ["listener", "log handler"])
+def test_a_greenlet_that_is_killed_in_foreign_code_ends_there(
+    where: str, api: IdentityServer, make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make_service(api)
+    kills = [GreenletExit]
+
+    def be_killed(_: object) -> bool:
+        is_worker = threading.current_thread().name.startswith("identity-client")
+        if is_worker and kills:
+            raise kills.pop()
+        return True
+
+    if where == "listener":
+        service.on_event(be_killed)
+    else:
+        caplog.handler.addFilter(be_killed)
+    with caplog.at_level("DEBUG", "identity_client"):
+        token = service.get_access_token()
+        while service._cache.worker_exits == 0:
+            time.sleep(0.01)
+    caplog.handler.removeFilter(be_killed)
+    assert "event listener raised" not in caplog.text
+    service.invalidate_token(token)
+    assert service.get_access_token() != token
+
+
+@pytest.mark.usefixtures("greenlet")
+def test_a_caller_that_is_killed_in_a_request_of_its_own_leaves_the_next_one_free(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(api)
+
+    def be_killed(_: float) -> None:
+        raise GreenletExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service._source, "obtain", be_killed)
+        with pytest.raises(GreenletExit):
+            service._worker.refresh_inline(math.inf)
+    assert service.get_access_token()
+
+
+def test_all_greenlets_rest_within_one_time_before_a_fork(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_fork, "_BEFORE_FORK_TIMEOUT", 1.0)
+    services = [make_service(api, service_name=f"orders-{number}") for number in range(6)]
+    for service in services:
+        service.get_access_token()
+        thread: Any = service._worker._thread
+        thread._native_id = threading.get_native_id()  # as gevent's are, all in one thread
+        monkeypatch.setattr(thread, "join", time.sleep)  # they do not end
+        monkeypatch.setattr(thread, "is_alive", lambda: True)
+    began = time.monotonic()
+    _fork._before_fork()
+    assert time.monotonic() - began < 4  # and not 1 s for each
+    _fork._after_fork_in_parent()
 
 
 def test_forks_in_a_row_during_one_slow_request_cause_no_second(

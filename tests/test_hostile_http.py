@@ -10,6 +10,7 @@ import logging
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,21 @@ def test_a_compressed_body_is_bounded_as_it_is_decoded(
     assert server.asked[0].headers["Accept-Encoding"] == "identity"
 
 
+def test_a_compressed_body_takes_little_more_memory_than_its_bound(
+    canned: Callable[..., CannedServer],
+) -> None:
+    server = canned(_coded(gzip.compress(b" " * 50_000_000)))
+    with IdentityApiClient(server.url, INTERNAL_TOKEN) as client:
+        tracemalloc.start()
+        try:
+            with pytest.raises(IdentityApiError, match="larger than 1 MiB"):
+                client.get_system_org("system")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert peak < 20_000_000
+
+
 def test_a_body_that_was_compressed_unasked_is_read(canned: Callable[..., CannedServer]) -> None:
     server = canned(_coded(gzip.compress(json.dumps(ORGANIZATION).encode())))
     with IdentityApiClient(server.url, INTERNAL_TOKEN) as client:
@@ -276,6 +292,24 @@ def test_a_space_in_a_form_is_percent_encoded(preconfigured: Callable[..., Any])
     service, endpoint = preconfigured(token_reply(), scope="read write")
     service.get_access_token()
     assert b"scope=read%20write" in endpoint.asked[0].body
+
+
+def test_a_space_in_a_secret_is_percent_encoded_within_basic(
+    preconfigured: Callable[..., Any],
+) -> None:
+    service, endpoint = preconfigured(
+        token_reply(), client_secret="two words", token_endpoint_auth_method="client_secret_basic"
+    )
+    service.get_access_token()
+    sent = endpoint.asked[0].headers["Authorization"].removeprefix("Basic ")
+    assert base64.b64decode(sent) == b"orders:two%20words"
+
+
+def test_a_space_in_a_query_is_percent_encoded(canned: Callable[..., CannedServer]) -> None:
+    server = canned(reply({"data": {"isMember": True, "role": None}}))
+    with IdentityApiClient(server.url, INTERNAL_TOKEN) as client:
+        assert client.verify_membership("a user", "an org").is_member
+    assert server.asked[0].path.endswith("?userId=a%20user&orgId=an%20org")
 
 
 def test_http_against_a_tls_server_is_told(tls_server: str) -> None:

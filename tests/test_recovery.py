@@ -10,6 +10,7 @@ import time
 from asyncio import CancelledError
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from support.canned import reply, token_reply
@@ -22,6 +23,7 @@ from support.services import INTERNAL_TOKEN, MakeService, Preconfigured
 
 from identity_client import (
     EventKind,
+    IdentityApiClient,
     IdentityBootstrapService,
     IdentityError,
     NotReadyError,
@@ -183,6 +185,27 @@ def test_forcing_a_registration_does_not_revive_a_service_that_has_failed(
     assert service.wait_for_ready(5)
 
 
+def test_a_service_that_is_started_again_counts_and_pauses_from_the_beginning(
+    api: IdentityServer, make_service: MakeService
+) -> None:
+    api.backend.change(api_outage=True)
+    service = make_service(
+        api, max_registration_attempts=5, base_retry_delay=0.02, max_retry_delay=60.0
+    )
+    recorder = Recorder(service)
+    for _ in range(2):
+        service.start()
+        assert service.wait_for_ready(10) is False
+        status = service.status()
+        assert (status.state, status.attempts) == (ServiceState.FAILED, 5)
+    recorder.wait_for(EventKind.REGISTRATION_FAILED, 10)
+    events = [event for event in recorder.events if event.kind is EventKind.REGISTRATION_FAILED]
+    first, again = events[0].next_attempt_in, events[5].next_attempt_in
+    assert first is not None
+    assert again is not None
+    assert max(first, again) <= 0.02
+
+
 def test_failures_of_the_token_endpoint_do_not_use_up_the_registration_attempts(
     scripted: Scripted, make_service: MakeService
 ) -> None:
@@ -195,16 +218,19 @@ def test_failures_of_the_token_endpoint_do_not_use_up_the_registration_attempts(
 
 @pytest.mark.parametrize("step", [-3600.0, -100000.0])
 def test_a_wall_clock_that_steps_back_does_not_block_a_regeneration(
-    scripted: Scripted, make_service: MakeService, step: float
+    api: IdentityServer, make_service: MakeService, step: float
 ) -> None:
-    service = make_service(scripted.url)
+    with IdentityApiClient(api.url, INTERNAL_TOKEN) as client:
+        client.register_service(name="orders", display_name="Orders")  # nobody knows its secret
+    service = make_service(api)
     stored = StoredCredentials(regenerations=1, no_regeneration_before=time.time() - step)
     service._source._store._stored = stored  # type: ignore[attr-defined]  # another replica's clock
-    scripted.registrations = [existing(scripted.url), existing(scripted.url)]
+    recorder = Recorder(service)
     service.start()
-    wait_for(service, lambda: service.status().attempts >= 1)
-    scripted.registrations = [existing(scripted.url, "new", regenerated=True)]
+    failed = recorder.wait_for(EventKind.REGISTRATION_FAILED)
+    assert "not regenerating for" in failed.message
     assert service.wait_for_ready(5)
+    assert service.status().secrets_regenerated == 1
 
 
 def test_start_within_a_pause_tries_at_once(preconfigured: Preconfigured) -> None:
@@ -363,6 +389,28 @@ def test_a_slow_listener_delays_no_caller(api: IdentityServer, make_service: Mak
         release.set()
 
 
+def test_a_slow_log_handler_delays_no_caller(preconfigured: Preconfigured) -> None:
+    service, _ = preconfigured(*(token_reply(name) for name in ("first", "second", "third")))
+    release = threading.Event()
+    handler = logging.Handler()
+    handler.emit = lambda record: release.wait(20)  # type: ignore[method-assign, assignment]  # any callable
+    logger = logging.getLogger("identity_client")
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    began = time.monotonic()
+    try:
+        for name in ("first", "second"):
+            assert service.get_access_token() == name
+            service.invalidate_token(name, was_accepted=True)
+        assert service.get_access_token() == "third"
+        assert time.monotonic() - began < 5
+    finally:
+        release.set()
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
 def test_a_listener_that_is_cancelled_ends_nothing(
     api: IdentityServer, make_service: MakeService
 ) -> None:
@@ -507,9 +555,31 @@ def test_the_end_of_a_token_in_an_outage_is_logged_and_so_is_the_way_back(
     changes = [record for record in caplog.records if "state" in record.message]
     levels = {record.levelno for record in changes}
     assert logging.ERROR in levels
-    assert any("available again after" in record.message for record in changes)
+    [back] = [record for record in changes if "available again after" in record.message]
+    assert back.levelno == logging.WARNING
     assert all(record.msg.startswith("%s: ") for record in caplog.records)
     assert all(record.__dict__["identity_service"] == "orders" for record in caplog.records)
+
+
+def test_events_tell_the_host_the_status_the_duration_and_both_states(
+    preconfigured: Preconfigured,
+) -> None:
+    clock = FakeClock()
+    service, endpoint = preconfigured(token_reply("first"), reply({"error": "x"}, 503), clock=clock)
+    endpoint.before_answer = lambda asked: clock.jump(0.25)
+    host = urlsplit(endpoint.url).netloc
+    recorder = Recorder(service)
+    service.start()
+    issued = recorder.wait_for(EventKind.TOKEN_ISSUED)
+    assert (issued.host, issued.duration) == (host, 0.25)
+    ready = recorder.wait_for(EventKind.STATE_CHANGED)
+    assert (ready.state_before, ready.state) == (ServiceState.PENDING, ServiceState.READY)
+    clock.advance(270)
+    failed = recorder.wait_for(EventKind.TOKEN_REQUEST_FAILED)
+    assert (failed.host, failed.duration) == (host, 0.25)
+    assert (failed.status_code, failed.error_class) == (503, "TokenEndpointError")
+    degraded = recorder.wait_for(EventKind.STATE_CHANGED, 2)
+    assert (degraded.state_before, degraded.state) == (ServiceState.READY, ServiceState.DEGRADED)
 
 
 def test_status_says_whether_the_service_was_started_and_starts_nothing(
@@ -651,6 +721,40 @@ def test_an_exception_of_a_signal_handler_while_a_thread_starts_reaches_the_call
         service.get_access_token()
     monkeypatch.undo()
     assert service.get_access_token()
+
+
+@pytest.mark.parametrize("runs_before", [False, True], ids=["once it runs", "before it runs"])
+def test_a_signal_handler_may_ask_for_a_token_while_the_worker_is_being_started(
+    api: IdentityServer, runs_before: bool
+) -> None:
+    done = run(
+        f"""
+Thread = threading.Thread
+got = []
+def handle_signal():
+    got.append(service.get_access_token())
+class Interrupted(Thread):
+    def start(self):
+        threading.Thread = Thread
+        if {runs_before}:
+            handle_signal()
+        super().start()
+        if not {runs_before}:
+            handle_signal()
+service = make(url)
+threading.Thread = Interrupted
+got.append(service.get_access_token())
+workers = []
+until = time.monotonic() + 10
+while workers != [service._worker._thread] and time.monotonic() < until:
+    # The older one ends by itself.
+    workers = [thread for thread in threading.enumerate() if thread.name.endswith("orders")]
+print(len(got), len(workers), workers == [service._worker._thread])
+""",
+        api.url,
+        timeout=30,
+    )
+    assert (done.status, done.out.split()) == (0, ["2", "1", "True"]), done.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from contextlib import nullcontext, suppress
+from itertools import pairwise
 
 import pytest
 import requests
+from support import hostile
 from support.canned import Asked, Canned, reply, token_reply
 from support.clock import FakeClock
 from support.recorder import Recorder
@@ -141,6 +144,42 @@ def test_a_token_that_comes_back_unchanged_is_not_fetched_again_and_again(
     assert len(endpoint.asked) == 2
 
 
+def test_refreshes_on_account_of_rejections_come_after_pauses_that_grow(
+    preconfigured: Preconfigured,
+) -> None:
+    clock = FakeClock()
+    tokens = (token_reply(f"token-{number}", expires_in=86400) for number in range(20))
+    service, endpoint = preconfigured(
+        *tokens, clock=clock, base_retry_delay=10.0, max_retry_delay=300.0
+    )
+    service.start()
+    refreshed_at: list[int] = []
+    for moment in range(80):
+        asked = len(endpoint.asked)
+        service.invalidate_token(service.get_access_token())
+        service.get_access_token()
+        if len(endpoint.asked) > asked:
+            refreshed_at.append(moment)
+        clock.advance(1)
+    first, second, third = [later - earlier for earlier, later in pairwise(refreshed_at)][:3]
+    assert 5 <= first <= 11
+    assert 10 <= second <= 21
+    assert 20 <= third <= 41
+
+
+def test_a_token_that_is_rejected_while_refreshes_fail_stays_in_use(
+    preconfigured: Preconfigured,
+) -> None:
+    clock = FakeClock()
+    service, _ = preconfigured(token_reply("first"), reply({"error": "x"}, 503), clock=clock)
+    service.start()
+    clock.advance(270)
+    wait_for(service, lambda: service.status().state is ServiceState.DEGRADED)
+    service.invalidate_token("first")  # the first rejection: no brake is on
+    assert service.get_access_token() == "first"
+    assert service.status().tokens_invalidated == 0
+
+
 def test_after_a_quiet_time_a_rejection_counts_as_the_first_again(
     preconfigured: Preconfigured,
 ) -> None:
@@ -161,6 +200,20 @@ def test_after_a_quiet_time_a_rejection_counts_as_the_first_again(
     service.invalidate_token(service.get_access_token())
     service.get_access_token()
     assert len(endpoint.asked) == asked + 1
+
+
+def test_each_episode_of_rejections_has_a_warning_of_its_own(
+    preconfigured: Preconfigured, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = FakeClock()
+    tokens = (token_reply(f"token-{number}") for number in range(9))
+    service, _ = preconfigured(*tokens, clock=clock, **LONG_PAUSES)
+    for _ in range(2):
+        for _ in range(3):
+            service.invalidate_token(service.get_access_token(), "orders.example")
+        clock.advance(2000)
+    service.close()  # all is logged by then
+    assert sum("rejects each new" in message for message in caplog.messages) == 2
 
 
 @pytest.mark.parametrize("lifetime", [0.001, 0.01])
@@ -238,6 +291,60 @@ def test_a_long_rejection_is_not_read_to_its_end(
     resource = canned(Canned(401, b"x" * 1_000_000), OK)
     response = requests.get(resource.url, auth=service.auth(), stream=True, timeout=10)
     assert response.text == "done"
+
+
+def test_a_rejection_without_an_end_is_cut_off(preconfigured: Preconfigured) -> None:
+    service, _ = preconfigured(token_reply("first"), token_reply("second"))
+    heads = [
+        b"HTTP/1.1 401 Unauthorized\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone",
+    ]
+    taken: list[int] = []
+
+    def reject_without_end(connection: socket.socket, stopped: threading.Event) -> None:
+        head = heads.pop(0)
+        connection.sendall(head)
+        while heads and len(taken) < 500:
+            connection.sendall(b"x" * 65536)
+            taken.append(65536)
+
+    with hostile.HostileServer(reject_without_end) as resource:
+        url = f"http://127.0.0.1:{resource.port}"
+        assert requests.get(url, auth=service.auth(), stream=True, timeout=10).text == "done"
+    assert len(taken) < 500
+
+
+def test_a_rejection_that_breaks_off_is_an_error_of_requests(preconfigured: Preconfigured) -> None:
+    service, _ = preconfigured(token_reply("first"), token_reply("second"))
+
+    def break_off(connection: socket.socket, stopped: threading.Event) -> None:
+        connection.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\nno")
+
+    with (
+        hostile.HostileServer(break_off) as resource,
+        pytest.raises(requests.exceptions.ChunkedEncodingError),
+    ):
+        requests.get(f"http://127.0.0.1:{resource.port}", auth=service.auth(), timeout=10)
+
+
+def test_the_retry_has_the_cookies_of_the_rejection(
+    preconfigured: Preconfigured, canned: StartCanned
+) -> None:
+    service, _ = preconfigured(token_reply("first"), token_reply("second"))
+    resource = canned(
+        Canned(200, b"", (("Set-Cookie", "visit=old"),)),
+        Canned(401, b"", (("Set-Cookie", "visit=new"),)),
+        OK,
+    )
+    with service.session() as session:
+        assert session.get(resource.url, timeout=10).ok
+        assert session.get(resource.url, timeout=10).ok
+        assert session.cookies["visit"] == "new"
+    assert [asked.headers.get("Cookie") for asked in resource.asked] == [
+        None,
+        "visit=old",
+        "visit=new",
+    ]
 
 
 def test_the_events_of_a_rejection_are_delivered(preconfigured: Preconfigured) -> None:

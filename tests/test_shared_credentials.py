@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from support.canned import reply, token_reply
 from support.processes import run
 from support.scripted import REJECTED, Scripted, existing, wait_for
 from support.services import MakeService, Preconfigured, StartCanned
@@ -91,6 +92,38 @@ def make(make_service: MakeService, shelf: Shelf) -> MakeService:
 @pytest.fixture
 def scripted(canned: StartCanned) -> Scripted:
     return Scripted(canned)
+
+
+def test_a_token_endpoint_that_moved_is_found_in_the_store(
+    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
+) -> None:
+    service = make(scripted.url, base_retry_delay=0.05, max_retry_delay=0.1)
+    scripted.tokens = [token_reply(expires_in=2), reply({"error": "gone"}, 404)]
+    assert service.get_access_token(10)
+    wait_for(service, lambda: service.status().token_requests_failed >= 2)
+    assert service.status().registrations == 1
+    with shelf.lock(1):
+        stored = shelf.load()
+        assert stored.credentials is not None
+        new_url = canned(token_reply("from-the-new-endpoint")).url
+        moved = evolve(stored.credentials, token_endpoint=f"{new_url}/token")
+        shelf.save(evolve(stored, credentials=moved))
+    wait_for(service, lambda: service.status().state is ServiceState.READY)
+    assert service.get_access_token() == "from-the-new-endpoint"
+    assert service.status().registrations == 1
+
+
+def test_a_store_that_fails_with_the_token_endpoint_is_not_what_callers_hear_of(
+    make: MakeService, scripted: Scripted, shelf: Shelf
+) -> None:
+    service = make(scripted.url)
+    token = service.get_access_token(10)
+    idle(service)
+    shelf.fail("load")
+    scripted.tokens = [reply({"error": "gone"}, 404)]
+    service.invalidate_token(token)
+    wait_for(service, lambda: service.status().token_requests_failed >= 1)
+    assert "HTTP 404" in (service.status().last_error or "")
 
 
 def renew(service: IdentityBootstrapService) -> str:
@@ -394,6 +427,34 @@ def test_a_store_that_lost_the_credentials_gets_them_back(
     assert shelf.holds == _known(service)
     make(api).get_access_token()
     assert api.backend.requests["register"] == 1
+
+
+def test_a_store_that_hangs_holds_up_no_token_and_one_thread_only(
+    api: IdentityServer, make: MakeService, shelf: Shelf
+) -> None:
+    service = make(api, service_name="with-a-hanging-store")
+    service.get_access_token()
+    idle(service)
+    release, load = threading.Event(), shelf.load
+
+    def hang() -> StoredCredentials:
+        release.wait(60)
+        return load()
+
+    shelf.load = hang  # type: ignore[method-assign]
+    began = time.monotonic()
+    try:
+        for _ in range(4):
+            renew(service)
+        assert time.monotonic() - began < 5
+        until = time.monotonic() + 10
+        workers: list[threading.Thread] = []
+        while len(workers) != 2:  # the one that hangs, and the one that replaced it
+            assert time.monotonic() < until
+            workers = [one for one in threading.enumerate() if "hanging-store" in one.name]
+            time.sleep(0.001)
+    finally:
+        release.set()
 
 
 def test_what_another_put_back_first_is_left_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import hostile
 from support.canned import CannedServer, reply
-from support.services import INTERNAL_TOKEN, MakeService, StartCanned
+from support.services import INTERNAL_TOKEN, MakeService, Preconfigured, StartCanned
 
 from identity_client import (
     IdentityApiClient,
@@ -249,6 +250,18 @@ def test_a_timeout_that_is_none_is_refused(value: object, make_service: MakeServ
         service.get_access_token(value)  # type: ignore[arg-type]  # on purpose
     with pytest.raises(ValueError, match="timeout must be a number of seconds, 0 or more"):
         service.wait_for_ready(value)  # type: ignore[arg-type]  # on purpose
+
+
+@pytest.mark.parametrize("value", [float("nan"), "5", True])
+def test_a_timeout_that_is_none_is_refused_while_the_token_is_fresh(
+    value: object, preconfigured: Preconfigured
+) -> None:
+    service, _ = preconfigured()
+    service.start()
+    with pytest.raises(ValueError, match="timeout must be a number of seconds, 0 or more"):
+        service.get_access_token(value)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(ValueError, match="timeout must be a number of seconds, 0 or more"):
+        asyncio.run(service.aget_access_token(value))  # type: ignore[arg-type]  # on purpose
 
 
 @pytest.mark.parametrize("timeout", [0, -1.5])

@@ -247,6 +247,15 @@ def test_a_failure_does_not_stop_a_usable_token(c: Cache) -> None:
     assert isinstance(c.ask(60), Failure)
 
 
+def test_the_worker_looks_again_when_a_token_ends_within_a_pause(c: Cache) -> None:
+    c.publish()
+    c.clock.advance(280)
+    c.fail(pause=60)
+    assert c.cache.next_look_in() == pytest.approx(10, abs=MIN_REFRESH_INTERVAL)
+    c.clock.advance(10)
+    assert c.cache.next_look_in() == RECHECK_INTERVAL
+
+
 def test_a_caller_waits_out_a_pause_of_registration_if_its_time_allows(c: Cache) -> None:
     down = IdentityApiConnectionError("down")
     c.fail(5, down, registering=True)

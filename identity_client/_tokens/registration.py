@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from contextlib import suppress
 from enum import Enum, auto
 
 from attrs import evolve
@@ -34,6 +35,7 @@ from ..errors import (
     IdentityError,
     InvalidClientError,
     SecretNotReturnedError,
+    TokenEndpointError,
     copy_for_raise,
 )
 from ..events import EventEmitter, EventKind
@@ -103,14 +105,18 @@ class RegistrationSource(_TokenSourceBase):
     def obtain(self, deadline: float = math.inf) -> AccessToken:
         if self._is_forced and self._clock.monotonic() >= self._register_at:
             return self._register_or_fall_back(deadline)
-        token = self._token_with_known(deadline)
+        try:
+            token = self._token_with_known(deadline)
+        except TokenEndpointError:
+            if not self._load_moved_endpoint():
+                raise
+            token = self._token_with_known(deadline)
         if token is not None:
             return token
         self.step = Step.REGISTRATION
         with self._store_lock:
-            newer = self._newer_credentials(self._store.load())
-        if newer is not None:
-            self._known, self._state = newer, CredentialState.UNTESTED
+            stored = self._store.load()
+        if self._take_newer(stored):
             token = self._token_with_known(deadline)
             if token is not None:
                 return token
@@ -130,6 +136,27 @@ class RegistrationSource(_TokenSourceBase):
                 self._store.close()
             finally:
                 self._store_lock.release()
+
+    def _take_newer(self, stored: StoredCredentials) -> bool:
+        """Use what the store holds if it is something else; return whether it is."""
+        newer = self._newer_credentials(stored)
+        if newer is not None:
+            self._known, self._state = newer, CredentialState.UNTESTED
+        return newer is not None
+
+    def _load_moved_endpoint(self) -> bool:
+        """Return whether another replica has saved another token endpoint, now that this one fails.
+
+        A store that fails, too, is not what callers have to hear of.
+        """
+        known = self._known
+        with suppress(CredentialStoreError):
+            with self._store_lock:
+                stored = self._store.load()
+            found = stored.credentials
+            if known and found and found.token_endpoint != known.token_endpoint:
+                return self._take_newer(stored)
+        return False
 
     def _token_with_known(self, deadline: float) -> AccessToken | None:
         """Return a token, or None when there are no credentials or they are rejected."""

@@ -8,6 +8,7 @@ everything else on that loop waiting. trio needs no batches: ten thousand tasks 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import weakref
 from collections import deque
@@ -25,6 +26,7 @@ class LoopWaiters:
 
     def __init__(self, cache: TokenCache) -> None:
         self._cache = cache
+        self.pid: int = os.getpid()
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_registered = False
 
@@ -76,7 +78,7 @@ class AsyncWaiters:
             return
         loop = asyncio.get_running_loop()
         waiters = self._loops.get(loop)
-        if waiters is None:
+        if waiters is None or waiters.pid != os.getpid():  # a loop may live on in a child
             self._loops[loop] = waiters = LoopWaiters(self._cache)
         await waiters.wait(attempt, timeout)
 

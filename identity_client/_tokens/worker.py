@@ -183,6 +183,9 @@ class Worker:
                 self._attempt(attempt, deadline)
                 self.publish_state_change()
                 self._events.deliver()
+            except BaseException:
+                self._cache.release_waiters(attempt)  # it has not ended, if a greenlet was killed
+                raise
             finally:
                 self._source.close()
 
@@ -272,12 +275,13 @@ class Worker:
         One that waits for a slow server outlasts the timeout, and is left to finish in the parent.
         """
         thread = self._thread
-        if (
+        is_greenlet = (
             thread is not None
             and self._run_id is not None
             and thread.native_id == threading.get_native_id()
             and not self.is_current_thread()
-        ):
+        )
+        if is_greenlet or self._stopped_for_fork:
             self._stopped_for_fork = True
             self.stop(timeout)
 
@@ -285,7 +289,7 @@ class Worker:
         """Bring a greenlet back that `before_fork` ended: there may be waiters."""
         if self._stopped_for_fork:
             self._stopped_for_fork = False
-            self.ensure_running()
+            _fork.call_in_greenlet(self.ensure_running)
 
     def after_fork_in_child(self) -> None:
         """Send the next caller past the fast path, to `check_fork`; kill copies of greenlets.

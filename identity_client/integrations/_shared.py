@@ -60,7 +60,7 @@ class ServiceRegistry:
         from ..service import IdentityBootstrapService  # commands without tokens do not need it
 
         key = attrs.astuple(config, recurse=False)
-        with self._lock:
+        with self._lock.of_this_process():
             service = self._services.get(key)
             if service is None or service.status().state is ServiceState.CLOSED:
                 service = self._services[key] = IdentityBootstrapService(config)
@@ -69,7 +69,7 @@ class ServiceRegistry:
 
     def release(self, service: IdentityBootstrapService, holder: object) -> None:
         """Close a service when its last holder is done with it, if it was acquired here."""
-        with self._lock:
+        with self._lock.of_this_process():
             holders = self._holders.get(service)
             if holders is None:
                 return

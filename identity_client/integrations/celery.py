@@ -112,7 +112,8 @@ class CeleryIdentity:
     @property
     def _service(self) -> IdentityBootstrapService:
         if self._made is None:
-            with self._lock:  # two services would each register, and the second with a new secret
+            # Two services would each register, and the second with a new secret.
+            with self._lock.of_this_process():
                 self._made = self._made or self._make()
         return self._made
 

@@ -50,7 +50,7 @@ def instrument(
         A function that ends this.
     """
     provider = get_meter_provider() if meter_provider is None else meter_provider
-    with _lock:
+    with _lock.of_this_process():
         services = _services.get(provider)
         if services is None:
             services = _services[provider] = {}

@@ -62,7 +62,7 @@ def instrument(
     Raises:
         ValueError: the registry has metrics of these names that are not ours.
     """
-    with _lock:
+    with _lock.of_this_process():
         metrics = _metrics.get(registry)
         if metrics is None:
             metrics = _metrics[registry] = _Metrics(registry)
@@ -135,7 +135,7 @@ class _Exporter:
     def counted(self) -> dict[str, int]:
         """Return what the registry's counters have of this service, in this process."""
         self._fork_guard.check()
-        with self._lock:
+        with self._lock.of_this_process():
             return self._counted.copy()
 
     def write_in_child(self) -> None:
@@ -144,7 +144,7 @@ class _Exporter:
         It starts no worker there: most children never ask for a token.
         """
         self._fork_guard.check()
-        with self._lock:
+        with self._lock.of_this_process():
             self._write_expiry()
 
     def _on_event(self, _: ServiceEvent) -> None:
@@ -155,7 +155,7 @@ class _Exporter:
     def _write(self, status: ServiceStatus) -> None:
         self._fork_guard.check()
         metrics, name = self._metrics, self._name
-        with self._lock:
+        with self._lock.of_this_process():
             self._count(metrics.token_requests.labels(name, "issued"), status, "tokens_issued")
             self._count(
                 metrics.token_requests.labels(name, "failed"), status, "token_requests_failed"

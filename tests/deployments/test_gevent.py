@@ -70,3 +70,45 @@ def test_a_worker_that_is_a_greenlet_outlives_a_fork(
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     # Each process once in each round at most: none took the other's answer.
     assert api.backend.requests["token"] <= 1 + rounds * 2
+
+
+FORKS_WHILE_OTHERS_ARE_BUSY = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, os, time
+from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
+
+def work():
+    while True:
+        until = time.monotonic() + 0.05
+        while time.monotonic() < until:
+            pass
+        gevent.sleep(0)
+
+with IdentityBootstrapService(IdentityBootstrapConfig.from_env()) as service:
+    assert service.wait_for_ready(10)
+    gevent.spawn(work)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    with gevent.Timeout(10):
+        assert os.waitpid(child, 0)[1] == 0
+print("done")
+"""
+
+
+def test_the_end_of_a_child_is_noticed_while_other_greenlets_are_busy(api: IdentityServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS_WHILE_OTHERS_ARE_BUSY],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={
+            **os.environ,
+            "IDENTITY_API_URL": api.url,
+            "IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN,
+            "SERVICE_NAME": "orders",
+        },
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

@@ -158,6 +158,8 @@ def use_all(cache: TokenCache) -> None:
     cache.publish(attempt, Snapshot.of(token, 0.9))
     cache.look(0.0)
     cache.wait_until(lambda: True, 0.0, 0)
+    cache.next_look_in()
+    cache.wait_for_refresh(lambda: False)
     cache.request_refresh()
     cache.invalidate("t")
     cache.reset_failure()
