@@ -155,13 +155,13 @@ class Worker:
                 # starts another; the one with the older run id then ends by itself.
                 self._thread = thread
                 thread.start()
-            except RuntimeError as error:
+            except (RuntimeError, KeyError) as error:
                 self._thread = None
                 interruption = error.__context__
             else:
                 return True
-        # An exception of a signal handler that appears while `start` waits for the thread leaves
-        # threading's own lock released, and its complaint of that hides the exception.
+        # An exception of a signal handler that appears in `start` leaves threading's own lock
+        # released, or the thread unknown to it, and its complaint of that hides the exception.
         if interruption is not None:
             raise interruption
         return False
