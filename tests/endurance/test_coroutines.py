@@ -25,8 +25,9 @@ LONGEST_LAG = 0.02
 def test_ten_thousand_coroutines_cause_one_request_and_no_lag(
     preconfigured: Preconfigured,
 ) -> None:
-    lags = []
-    for _ in range(3):  # what else the machine does only adds to them
+    lags: list[tuple[float, float]] = []
+    # What else the machine does only adds to them.
+    while len(lags) < 10 and not any(computing <= LONGEST_LAG for _, computing in lags):
         service, endpoint = preconfigured(token_timeout=30.0)
         endpoint.before_answer = _answer_late
         threads = threading.active_count()
