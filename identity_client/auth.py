@@ -10,7 +10,7 @@ from requests import cookies
 from requests.auth import AuthBase
 from requests.utils import rewind_body
 
-from ._http.hosts import TokenRecipients, host_of
+from ._http.hosts import AcceptedTokens, HostAllowlist, host_of
 from ._public import public
 
 # The body of a 401 is read so that its connection can be used again; a longer one is not worth it.
@@ -44,6 +44,8 @@ class TokenAuth(AuthBase):
         invalidate_token: gets a token that was rejected.
         hosts: where the token may be sent, see `IdentityBootstrapService.auth`; None for every
             host.
+        accepted_tokens: what the auth objects of one service share; None for one that shares
+            nothing.
     """
 
     def __init__(
@@ -51,13 +53,16 @@ class TokenAuth(AuthBase):
         get_token: TokenGetter,
         invalidate_token: TokenInvalidator,
         hosts: Iterable[str] | None = None,
+        *,
+        accepted_tokens: AcceptedTokens | None = None,
     ) -> None:
         self._get_token = get_token
         self._invalidate_token = invalidate_token
-        self._recipients = TokenRecipients(hosts)
+        self._allowlist = HostAllowlist(hosts)
+        self._accepted = accepted_tokens or AcceptedTokens()
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._recipients.allows(request.url or ""):
+        if self._allowlist.allows(request.url or ""):
             request.headers["Authorization"] = f"Bearer {self._get_token()}"
             hooks: list[Any] = request.hooks["response"]
             if self._handle_response not in hooks:  # a prepared request may be sent again
@@ -73,9 +78,18 @@ class TokenAuth(AuthBase):
         host = host_of(response.url)
         token = sent.removeprefix("Bearer ")
         if response.status_code != 401:
-            self._recipients.note_response(host, token, response.status_code)
+            self._accepted.note_response(host, token, response.status_code)
             return response
-        accepted = self._recipients.has_accepted(host, token)
+        try:
+            return self._handle_rejection(response, host, token, kwargs)
+        except BaseException:
+            response.close()  # its caller never gets it, and it holds a connection of the pool
+            raise
+
+    def _handle_rejection(
+        self, response: requests.Response, host: str, token: str, kwargs: dict[str, Any]
+    ) -> requests.Response:
+        accepted = self._accepted.has_accepted(host, token)
         self._invalidate_token(token, host, was_accepted=accepted)
         new = self._get_token()
         if new == token or not _can_be_sent_again(response.request):
@@ -88,7 +102,10 @@ class TokenAuth(AuthBase):
         again = response.request.copy()
         if _is_a_file(again.body):
             rewind_body(again)
-        _drain(response)
+        if kwargs.get("stream"):
+            response.close()  # its caller has asked not to wait for a body, which may be endless
+        else:
+            _drain(response)
         untyped: Any = again  # requests' own digest auth takes these steps
         cast(Any, cookies).extract_cookies_to_jar(untyped._cookies, response.request, response.raw)
         again.headers.pop("Cookie", None)
@@ -97,7 +114,7 @@ class TokenAuth(AuthBase):
         answer: requests.Response = response.connection.send(again, **kwargs)
         answer.history.append(response)
         answer.request = again
-        self._recipients.note_response(host, token, answer.status_code)
+        self._accepted.note_response(host, token, answer.status_code)
         return answer
 
 

@@ -12,6 +12,7 @@ from typing import NoReturn, Self
 import requests
 
 from . import _fork
+from ._http.hosts import AcceptedTokens
 from ._http.retry import Backoff
 from ._public import public
 from ._status_file import StatusFile
@@ -67,6 +68,7 @@ class IdentityBootstrapService:
         self._source = self._make_source(config, clock)
         self._worker = self._worker_class(config, clock, self._cache, self._source, self._events)
         self._waiters = AsyncWaiters(self._cache)
+        self._accepted_tokens = AcceptedTokens()
         self._started = False
         _fork.warn_without_threads()
         _fork.register(self._worker)
@@ -287,11 +289,19 @@ class IdentityBootstrapService:
     def auth(self, hosts: Iterable[str] | None = None) -> TokenAuth:
         """Return an auth object for requests: a bearer header, and one retry after a 401.
 
+        One for each call does what one for all calls does: the service remembers which host
+        accepted which token.
+
         Args:
             hosts: where the token may be sent, such as ``"orders"``, ``"orders:8080"`` or
                 ``"*.internal.example"``; None for every host that is called with it.
         """
-        return TokenAuth(self.get_access_token, self.invalidate_token, hosts)
+        return TokenAuth(
+            self.get_access_token,
+            self.invalidate_token,
+            hosts,
+            accepted_tokens=self._accepted_tokens,
+        )
 
     def session(self, hosts: Iterable[str] | None = None) -> requests.Session:
         """Return a new `requests.Session` that sends the token.

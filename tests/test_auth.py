@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 from support.canned import Asked, Canned, CannedServer, reply, token_reply
+from support.hostile import HostileServer
 from support.services import MakeService, StartCanned
 
-from identity_client import ConfigurationError, IdentityBootstrapService
-from identity_client._http.hosts import TokenRecipients
+from identity_client import ConfigurationError, IdentityBootstrapService, ServiceClosedError
+from identity_client._http.hosts import AcceptedTokens, HostAllowlist
 from identity_client.server import IdentityServer
 
 StaticCredentialsSource = Callable[..., tuple[IdentityBootstrapService, CannedServer]]
@@ -149,6 +151,40 @@ def test_the_retry_needs_no_second_connection(
         session.mount("http://", HTTPAdapter(pool_maxsize=1, pool_block=True))
         response = session.get(resource.url, auth=service.auth(), stream=True, timeout=LIMIT)
         assert response.content == b"done"
+
+
+def _rejects_without_end(connection: socket.socket, stopped: threading.Event) -> None:
+    connection.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 100\r\n\r\nno")
+    stopped.wait(2 * LIMIT)
+
+
+def test_a_caller_of_streams_does_not_wait_for_the_body_of_a_rejection(
+    service: IdentityBootstrapService,
+) -> None:
+    with HostileServer(_rejects_without_end) as server:
+        url = f"http://127.0.0.1:{server.port}/"
+        with requests.get(url, auth=service.auth(), stream=True, timeout=LIMIT) as response:
+            assert response.status_code == 401
+            assert response.request.headers["Authorization"] == "Bearer second"
+            assert [rejected.status_code for rejected in response.history] == [401]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_error_after_a_rejection_leaves_the_connection_to_the_pool(
+    service: IdentityBootstrapService, canned: StartCanned, stream: bool
+) -> None:
+    resource = canned(UNAUTHORIZED, OK)
+    resource.before_answer = lambda _: service.close()
+    adapter = HTTPAdapter(pool_maxsize=1, pool_block=True)
+    with requests.Session() as session:
+        session.mount("http://", adapter)
+        session.trust_env = False  # a bundle of the environment would make it another pool
+        with pytest.raises(ServiceClosedError):
+            session.get(resource.url, auth=service.auth(), stream=stream, timeout=LIMIT)
+        pool: Any = adapter.get_connection_with_tls_context(
+            requests.Request("GET", resource.url).prepare(), verify=True
+        )
+        assert pool.urlopen("GET", "/", pool_timeout=LIMIT).status == 200
 
 
 def test_it_serves_a_whole_session(service: IdentityBootstrapService, canned: StartCanned) -> None:
@@ -362,6 +398,11 @@ def test_a_netrc_file_that_serves_another_host_does_not_bring_the_token_there(
         ("orders.internal", "http://orders.internal./"),
         ("Orders", "http://ORDERS/"),
         ("b\u00fccher.example", "http://xn--bcher-kva.example/"),
+        ("B\u00dcCHER.example", "http://xn--bcher-kva.example/"),
+        ("stra\u00dfe.example", "http://xn--strae-oqa.example/"),
+        ("*.stra\u00dfe.example:80", "http://a.xn--strae-oqa.example/"),
+        ("xn--strae-oqa.example", "http://xn--strae-oqa.example/"),
+        ("\u03b2\u03cc\u03bb\u03bf\u03c2.example", "http://xn--nxasmm1c.example/"),
         ("*.example:8080", "http://a.example:8080/"),
         ("[::1]:80", "http://[::1]/"),
         ("[0:0:0:0:0:0:0:1]", "http://[::0001]/"),
@@ -371,23 +412,47 @@ def test_a_netrc_file_that_serves_another_host_does_not_bring_the_token_there(
     ],
 )
 def test_a_host_may_be_written_in_several_ways(entry: str, url: str) -> None:
-    assert TokenRecipients([entry]).allows(url)
+    assert HostAllowlist([entry]).allows(url)
+
+
+@pytest.mark.parametrize("host", ["stra\u00dfe.example", "fa\u00df.de", "b\u00fccher.example"])
+def test_an_international_name_is_the_host_that_requests_connects_to(host: str) -> None:
+    url = requests.Request("GET", f"http://{host}/").prepare().url
+    assert url is not None
+    assert HostAllowlist([host]).allows(url)
+
+
+def test_the_token_is_not_sent_to_the_host_of_a_similar_name() -> None:
+    assert not HostAllowlist(["stra\u00dfe.example"]).allows("http://strasse.example/")
 
 
 @pytest.mark.parametrize(
     "entry",
     [" orders", "orders ", "orders-*", "*orders", "**.example", ".example", "orders\\x", "a..b",
-     "user@orders", "orders/path", "orders:port", "", "http://orders"],
+     "user@orders", "orders/path", "orders:port", "", "http://orders", "a" * 64],
 )  # fmt: skip
 def test_an_entry_that_would_never_match_is_refused(entry: str) -> None:
-    with pytest.raises(ConfigurationError, match="is not a host"):
-        TokenRecipients([entry])
+    with pytest.raises(ConfigurationError, match="is not a host; write it as 'orders'"):
+        HostAllowlist([entry])
+
+
+@pytest.mark.parametrize("entry", ["\u2603.example", "\u00fc" * 64, "a.\u0301x"])
+def test_a_name_that_clients_cannot_encode_is_refused(entry: str) -> None:
+    with pytest.raises(ConfigurationError, match="is not a host; write it as its ASCII form"):
+        HostAllowlist([entry])
 
 
 def test_the_hosts_that_are_remembered_are_limited() -> None:
-    recipients = TokenRecipients(None)
+    accepted = AcceptedTokens()
     for number in range(5000):
-        recipients.note_accepted(f"host-{number}", "a-token")
-    assert recipients.has_accepted("host-4999", "a-token")
-    assert not recipients.has_accepted("host-0", "a-token")
-    assert sum(recipients.has_accepted(f"host-{n}", "a-token") for n in range(5000)) <= 1000
+        accepted.note_accepted(f"host-{number}", "a-token")
+    assert accepted.has_accepted("host-4999", "a-token")
+    assert not accepted.has_accepted("host-0", "a-token")
+    assert sum(accepted.has_accepted(f"host-{n}", "a-token") for n in range(5000)) <= 1000
+
+
+def test_a_host_that_is_remembered_takes_no_place_of_another() -> None:
+    accepted = AcceptedTokens()
+    for number in (*range(1000), 0):
+        accepted.note_accepted(f"host-{number}", "a-token")
+    assert all(accepted.has_accepted(f"host-{number}", "a-token") for number in range(1000))

@@ -18,7 +18,8 @@ from support.recorder import Recorder
 from support.scripted import wait_for
 from support.services import Preconfigured, StartCanned
 
-from identity_client import EventKind, IdentityError, ServiceState
+from identity_client import EventKind, IdentityError, ServiceState, TokenAuth
+from identity_client.testing import FakeIdentityService
 
 UNAUTHORIZED = Canned(401, b"no")
 OK = Canned(200, b"done")
@@ -76,6 +77,53 @@ def test_a_token_that_a_server_accepted_before_is_replaced_without_a_pause(
     service, endpoint = preconfigured(*map(token_reply, names), **LONG_PAUSES)
     resource = canned(*[OK, UNAUTHORIZED] * 4, OK)
     auth = service.auth()
+    for _ in range(5):
+        assert requests.get(resource.url, auth=auth, timeout=10).ok
+    assert len(endpoint.asked) == 5
+
+
+def test_the_auth_objects_of_a_service_remember_together_which_token_a_host_accepted(
+    preconfigured: Preconfigured, canned: StartCanned
+) -> None:
+    names = [f"token-{number}" for number in range(6)]
+    service, endpoint = preconfigured(*map(token_reply, names), **LONG_PAUSES)
+    resource = canned(*[OK, UNAUTHORIZED] * 4, OK)
+    for number in range(5):
+        if number % 2:
+            with service.session() as session:
+                assert session.get(resource.url, timeout=10).ok
+        else:
+            assert requests.get(resource.url, auth=service.auth(), timeout=10).ok
+    assert len(endpoint.asked) == 5
+
+
+def test_the_auth_objects_of_a_fake_remember_together_too(canned: StartCanned) -> None:
+    service = FakeIdentityService(base_retry_delay=60.0, max_retry_delay=60.0)
+    resource = canned(*[OK, UNAUTHORIZED] * 4, OK)
+    for _ in range(5):
+        assert requests.get(resource.url, auth=service.auth(), timeout=10).ok
+    assert len(service.tokens) == 5
+
+
+def test_two_services_do_not_share_what_a_host_accepted(
+    preconfigured: Preconfigured, canned: StartCanned
+) -> None:
+    first, _ = preconfigured(token_reply("same"))
+    second, endpoint = preconfigured(token_reply("same"), token_reply("other"), **LONG_PAUSES)
+    resource = canned(OK, UNAUTHORIZED)
+    assert requests.get(resource.url, auth=first.auth(), timeout=10).ok
+    for _ in range(4):
+        assert requests.get(resource.url, auth=second.auth(), timeout=10).status_code == 401
+    assert len(endpoint.asked) == 2
+
+
+def test_an_auth_object_without_a_service_remembers_by_itself(
+    preconfigured: Preconfigured, canned: StartCanned
+) -> None:
+    names = [f"token-{number}" for number in range(6)]
+    service, endpoint = preconfigured(*map(token_reply, names), **LONG_PAUSES)
+    resource = canned(*[OK, UNAUTHORIZED] * 4, OK)
+    auth = TokenAuth(service.get_access_token, service.invalidate_token)
     for _ in range(5):
         assert requests.get(resource.url, auth=auth, timeout=10).ok
     assert len(endpoint.asked) == 5
@@ -257,6 +305,17 @@ def test_the_token_goes_to_the_listed_hosts_only(
     assert ("Authorization" in resource.asked[0].headers) is sent
 
 
+def test_the_hosts_of_one_auth_object_are_not_those_of_another(
+    preconfigured: Preconfigured, canned: StartCanned
+) -> None:
+    service, _ = preconfigured()
+    resource = canned(OK)
+    narrow = service.auth(hosts=["orders.example"])
+    for auth in (narrow, service.auth(), narrow):
+        assert requests.get(resource.url, auth=auth, timeout=10).ok
+    assert ["Authorization" in asked.headers for asked in resource.asked] == [False, True, False]
+
+
 @pytest.mark.parametrize("host", ["", "http://orders", "orders/path", "user@orders", "orders:x"])
 def test_what_is_not_a_host_is_refused(preconfigured: Preconfigured, host: str) -> None:
     service, _ = preconfigured()
@@ -284,12 +343,13 @@ def test_a_prepared_request_may_be_sent_twice(
     assert len(request.hooks["response"]) == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
 def test_a_long_rejection_is_not_read_to_its_end(
-    preconfigured: Preconfigured, canned: StartCanned
+    preconfigured: Preconfigured, canned: StartCanned, stream: bool
 ) -> None:
     service, _ = preconfigured(token_reply("first"), token_reply("second"))
     resource = canned(Canned(401, b"x" * 1_000_000), OK)
-    response = requests.get(resource.url, auth=service.auth(), stream=True, timeout=10)
+    response = requests.get(resource.url, auth=service.auth(), stream=stream, timeout=10)
     assert response.text == "done"
 
 

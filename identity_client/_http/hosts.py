@@ -1,4 +1,4 @@
-"""Which hosts an access token may be sent to."""
+"""Which hosts an access token may be sent to, and which of them accepted it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from ..errors import ConfigurationError
 
 _MAX_HOSTS = 1000
-_LABEL = re.compile(r"\*|[\w-]+|[0-9a-f:]+").fullmatch
+_LABEL = re.compile(r"\*|[\w-]{1,63}|[0-9a-f]*:[0-9a-f:]*").fullmatch
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -25,19 +25,21 @@ class HostAllowlist:
 
     Args:
         hosts: such as ``"orders"``, ``"orders:8080"`` or ``"*.internal.example"``; an asterisk
-            stands for one label.
+            stands for one label. None for every host.
 
     Raises:
         ConfigurationError: an entry is not a host.
     """
 
-    def __init__(self, hosts: Iterable[str]) -> None:
+    def __init__(self, hosts: Iterable[str] | None) -> None:
         if isinstance(hosts, str):
             raise ConfigurationError("hosts must be a list of host names, not one string")
-        self._patterns = [_parsed(host) for host in hosts]
+        self._patterns = None if hosts is None else [_parsed(host) for host in hosts]
 
     def allows(self, url: str) -> bool:
         """Return whether the host of ``url`` is one of these."""
+        if self._patterns is None:
+            return True
         parts = urlsplit(url)
         labels = _labels(parts.hostname or "")
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
@@ -49,23 +51,15 @@ class HostAllowlist:
         )
 
 
-class TokenRecipients:
-    """The hosts that the token of one auth object may be sent to, and what each accepted last.
+class AcceptedTokens:
+    """Which token each host accepted last; the auth objects of a service share it.
 
     A host that rejects a token which it accepted before has not misunderstood it: it was revoked.
-    Thread-safe, as each method does one operation on a dict.
-
-    Args:
-        hosts: see `HostAllowlist`; None for every host.
+    Thread-safe and fork-safe without a lock, as each method does one operation on a dict.
     """
 
-    def __init__(self, hosts: Iterable[str] | None) -> None:
-        self._allowlist = None if hosts is None else HostAllowlist(hosts)
+    def __init__(self) -> None:
         self._accepted: dict[str, str] = {}
-
-    def allows(self, url: str) -> bool:
-        """Return whether the token may be sent to ``url``."""
-        return self._allowlist is None or self._allowlist.allows(url)
 
     def note_response(self, host: str, token: str, status: int) -> None:
         """Remember a host that accepted a token: a gateway's 503 does not say that it did."""
@@ -74,7 +68,7 @@ class TokenRecipients:
 
     def note_accepted(self, host: str, token: str) -> None:
         """Remember that a host accepted a token."""
-        if len(self._accepted) >= _MAX_HOSTS:
+        if len(self._accepted) >= _MAX_HOSTS and host not in self._accepted:
             self._accepted.clear()  # a rejection of a host that was forgotten counts as the first
         self._accepted[host] = token
 
@@ -86,14 +80,26 @@ class TokenRecipients:
 def _parsed(host: str) -> tuple[list[str], int | None]:
     try:
         parts = urlsplit(f"//{host}")
-        labels = _labels((parts.hostname or "").encode("idna").decode())
+        labels = _labels(".".join(map(_encoded, (parts.hostname or "").split("."))))
         if parts.netloc == host and parts.username is None and all(map(_LABEL, labels)):
             return labels, parts.port
-    except ValueError:
+    except ValueError:  # of a port, of an address, or of what IDNA 2008 does not allow
         pass
-    raise ConfigurationError(
-        f"hosts: {host!r} is not a host; write it as 'orders', 'orders:8080' or '*.example'"
-    )
+    is_ascii = str(host).isascii()
+    form = "'orders', 'orders:8080' or '*.example'" if is_ascii else "its ASCII form, 'xn--…'"
+    raise ConfigurationError(f"hosts: {host!r} is not a host; write it as {form}")
+
+
+def _encoded(label: str) -> str:
+    """Return a label as requests and httpx send it, which is IDNA 2008.
+
+    To IDNA 2003, which Python's codec has, straße.example is strasse.example: another host.
+    """
+    if label.isascii():  # an asterisk, too, which idna refuses
+        return label
+    import idna  # a dependency of requests; its tables are not worth loading for other names
+
+    return idna.encode(label, uts46=True).decode()
 
 
 def _labels(host: str) -> list[str]:

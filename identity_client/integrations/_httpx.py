@@ -10,8 +10,8 @@ import inspect
 from collections.abc import AsyncGenerator, Generator, Iterable
 from typing import Any
 
-from .._http.hosts import TokenRecipients, host_of
-from ._protocol import TokenService
+from .._http.hosts import HostAllowlist, host_of
+from ._protocol import TokenService, accepted_tokens_of
 
 
 class IdentityAuthFlows:
@@ -39,11 +39,12 @@ class IdentityAuthFlows:
 
     def __init__(self, service: TokenService, hosts: Iterable[str] | None = None) -> None:
         self._service = service
-        self._recipients = TokenRecipients(hosts)
+        self._allowlist = HostAllowlist(hosts)
+        self._accepted = accepted_tokens_of(service)
 
     def sync_auth_flow(self, request: Any) -> Generator[Any, Any, None]:
         """Let a ``Client`` send a request, and once more when its token was rejected."""
-        if not self._recipients.allows(str(request.url)):
+        if not self._allowlist.allows(str(request.url)):
             yield request
             return
         body = _Body(request)
@@ -56,7 +57,7 @@ class IdentityAuthFlows:
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
         """Let an ``AsyncClient`` do the same, without blocking the event loop."""
-        if not self._recipients.allows(str(request.url)):
+        if not self._allowlist.allows(str(request.url)):
             yield request
             return
         body = _Body(request)
@@ -70,7 +71,7 @@ class IdentityAuthFlows:
     def _was_rejected(self, response: Any, token: str) -> bool:
         host = self._note(response, token)
         if host is not None:
-            accepted = self._recipients.has_accepted(host, token)
+            accepted = self._accepted.has_accepted(host, token)
             self._service.invalidate_token(token, host, was_accepted=accepted)
         return host is not None
 
@@ -83,7 +84,7 @@ class IdentityAuthFlows:
         host = host_of(str(response.url))
         if response.status_code == 401:
             return host
-        self._recipients.note_response(host, token, response.status_code)
+        self._accepted.note_response(host, token, response.status_code)
         return None
 
 

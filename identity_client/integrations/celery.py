@@ -16,6 +16,7 @@ from celery import Celery, current_app, signals
 from celery.exceptions import WorkerShutdown
 
 from .. import _fork
+from .._http.hosts import AcceptedTokens
 from ..auth import TokenAuth
 from ..errors import IdentityError
 from ..service import IdentityBootstrapService
@@ -60,6 +61,7 @@ class CeleryIdentity:
         self._wait = wait
         self._made: IdentityBootstrapService | None = None
         self._lock = _fork.ForkSafeLock()
+        self._accepted_tokens = AcceptedTokens()
         uid = f"identity_client.{id(self)}"
         signals.worker_init.connect(self._on_worker_init, weak=False, dispatch_uid=uid)
         signals.worker_process_init.connect(self._on_process_init, weak=False, dispatch_uid=uid)
@@ -88,7 +90,12 @@ class CeleryIdentity:
         Args:
             hosts: where the token may be sent, as for `IdentityBootstrapService.auth`.
         """
-        return TokenAuth(self.get_access_token, self._invalidate_token, hosts)
+        return TokenAuth(
+            self.get_access_token,
+            self._invalidate_token,
+            hosts,
+            accepted_tokens=self._accepted_tokens,
+        )
 
     def session(self, hosts: Iterable[str] | None = None) -> requests.Session:
         """Return a new `requests.Session` that sends the token.

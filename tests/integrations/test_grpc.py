@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
@@ -16,7 +17,7 @@ import pytest
 from support.canned import reply, token_reply
 from support.services import Preconfigured
 
-from identity_client import IdentityBootstrapService
+from identity_client import IdentityBootstrapService, NotReadyError
 from identity_client.integrations.grpc import (
     IdentityInterceptor,
     aio_interceptors,
@@ -32,7 +33,9 @@ class Orders(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.tokens: list[str] = []
+        self.remaining: list[float] = []
         self.revoked: set[str] = set()
+        self.delay = 0.0
         self.release = threading.Event()
         self.waiting = threading.Event()
         self.ended = threading.Event()
@@ -81,6 +84,8 @@ class Orders(grpc.GenericRpcHandler):
     def _check(self, context: Any) -> None:
         sent = [value for key, value in context.invocation_metadata() if key == "authorization"]
         self.tokens += [value.removeprefix("Bearer ") for value in sent]
+        self.remaining.append(context.time_remaining())
+        time.sleep(self.delay)
         if len(sent) != 1 or sent[0].removeprefix("Bearer ") in self.revoked:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is rejected")
 
@@ -239,6 +244,144 @@ def test_without_a_token_the_error_of_the_service_reaches_the_caller(
         with pytest.raises(Exception, match="returned HTTP 503"):
             WAYS["unary"](channel)
     assert orders.tokens == []
+
+
+# --- deadlines ---
+
+
+@pytest.fixture
+def hanging(preconfigured: Preconfigured) -> Iterator[IdentityBootstrapService]:
+    """A service whose token endpoint hangs, and that waits 0.5 s for a token by itself."""
+    service, endpoint = preconfigured(token_timeout=0.5)
+    ended = threading.Event()
+    endpoint.before_answer = lambda _: ended.wait(LIMIT)
+    yield service
+    ended.set()
+
+
+@pytest.mark.parametrize("is_secure", ["insecure"], indirect=True)
+@pytest.mark.parametrize(
+    ("timeout", "waited"),
+    [
+        pytest.param(0.2, r"0\.[12]\d*", id="shorter"),
+        pytest.param(LIMIT, r"0\.5", id="longer"),
+        pytest.param(None, r"0\.5", id="missing"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream"])
+def test_a_call_waits_for_a_token_until_its_deadline_or_token_timeout(
+    hanging: IdentityBootstrapService, target: str, timeout: float | None, waited: str, kind: str
+) -> None:
+    async def main() -> None:
+        async with aio_channel(hanging, target, None, is_secure=False) as channel:
+            call = getattr(channel, kind)(f"/orders.Orders/{method}")(b"a", timeout=timeout)
+            await (call if kind == "unary_unary" else anext(aiter(call)))
+
+    message = f"within {waited} s: an attempt is under way"
+    method = "Get" if kind == "unary_unary" else "List"
+    with grpc.insecure_channel(target) as plain:
+        channel: Any = grpc.intercept_channel(plain, IdentityInterceptor(hanging))
+        with pytest.raises(NotReadyError, match=message):
+            list(getattr(channel, kind)(f"/orders.Orders/{method}")(b"a", timeout=timeout))
+    with pytest.raises(NotReadyError, match=message):
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_secure", ["insecure"], indirect=True)
+def test_a_repeated_call_has_what_is_left_of_its_timeout(channel: Any, orders: Orders) -> None:
+    orders.revoked.add("first")
+    orders.delay = 0.5
+    # gRPC sends a longer timeout in whole seconds.
+    assert channel.unary_unary("/orders.Orders/Get")(b"a", timeout=9) == b"a"
+    first, again = orders.remaining
+    assert again <= first - 0.3
+
+
+@pytest.mark.parametrize("is_secure", ["insecure"], indirect=True)
+def test_a_repeated_aio_call_has_what_is_left_of_its_timeout(
+    service: IdentityBootstrapService, target: str, tls: Any, orders: Orders
+) -> None:
+    async def main() -> Any:
+        async with aio_channel(service, target, tls, is_secure=False) as channel:
+            return await channel.unary_unary("/orders.Orders/Get")(b"a", timeout=9)
+
+    orders.revoked.add("first")
+    orders.delay = 0.5
+    assert asyncio.run(main()) == b"a"
+    first, again = orders.remaining
+    assert again <= first - 0.3
+
+
+class Details(NamedTuple):
+    method: str = "/orders.Orders/Get"
+    timeout: float | None = None
+    metadata: Any = None
+    credentials: Any = None
+    wait_for_ready: Any = None
+    compression: Any = None
+
+
+class Rejected:
+    """A call that ended just before its deadline."""
+
+    def done(self) -> bool:
+        return True
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAUTHENTICATED
+
+
+class AioRejected:
+    async def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_a_call_that_is_rejected_at_its_deadline_is_not_repeated(
+    service: IdentityBootstrapService,
+) -> None:
+    sent: list[float] = []
+
+    def late(details: Any, _: bytes) -> Rejected:
+        sent.append(details.timeout)
+        time.sleep(0.2)
+        return Rejected()
+
+    async def late_aio(details: Any, request: bytes) -> AioRejected:
+        late(details, request)
+        return AioRejected()
+
+    details = Details(timeout=0.1)
+    call = IdentityInterceptor(service).intercept_unary_unary(late, details, b"a")
+    assert isinstance(call, Rejected)
+    assert service.get_access_token() == "second"  # for the next call
+    aio: Any = aio_interceptors(service)[0]
+    call = asyncio.run(aio.intercept_unary_unary(late_aio, details, b"a"))
+    assert isinstance(call, AioRejected)
+    assert len(sent) == 2
+    assert all(0 <= timeout <= 0.1 for timeout in sent)
+
+
+class Double:
+    """A service that has no timeouts."""
+
+    def __init__(self, service: IdentityBootstrapService) -> None:
+        self._service = service
+        self.invalidate_token = service.invalidate_token
+
+    def get_access_token(self) -> str:
+        return self._service.get_access_token()
+
+
+@pytest.mark.parametrize("is_secure", ["insecure"], indirect=True)
+def test_a_double_without_timeouts_serves_calls_without_deadlines(
+    service: IdentityBootstrapService, target: str, orders: Orders
+) -> None:
+    double: Any = Double(service)
+    orders.revoked.add("first")
+    with grpc.insecure_channel(target) as plain:
+        channel: Any = grpc.intercept_channel(plain, IdentityInterceptor(double))
+        assert channel.unary_unary("/orders.Orders/Get")(b"a") == b"a"
+    assert orders.tokens == ["first", "second"]
 
 
 # --- call credentials ---

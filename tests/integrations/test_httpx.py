@@ -314,6 +314,40 @@ def test_when_no_other_token_can_be_had_the_rejection_is_returned(
     assert resource.tokens() == ["first"]
 
 
+def test_the_auth_objects_of_a_service_remember_together_which_token_a_host_accepted(
+    call: Caller, preconfigured: Preconfigured, resource: RevokingResource
+) -> None:
+    pauses = {"base_retry_delay": 60.0, "max_retry_delay": 60.0}
+    names = [f"token-{number}" for number in range(6)]
+    service, endpoint = preconfigured(*map(token_reply, names), **pauses)
+    with service.session() as session:
+        assert session.get(resource.url, timeout=LIMIT).status_code == 200
+    for name in names[:4]:
+        resource.revoke(name)
+        assert call(call.auth(service), "GET", resource.url).status_code == 200
+    assert len(endpoint.asked) == 5
+
+
+class Double:
+    """A service with nothing but what an auth object calls."""
+
+    def __init__(self, service: IdentityBootstrapService) -> None:
+        self.get_access_token = service.get_access_token
+        self.aget_access_token = service.aget_access_token
+        self.invalidate_token = service.invalidate_token
+
+
+def test_a_double_of_the_service_needs_no_memory_of_its_own(
+    call: Caller, service: IdentityBootstrapService, resource: RevokingResource
+) -> None:
+    auth = call.auth(Double(service))
+    for name in ("first", "second"):
+        assert call(auth, "GET", resource.url).status_code == 200
+        resource.revoke(name)
+    assert call(auth, "GET", resource.url).status_code == 200
+    assert resource.tokens() == ["first", "first", "second", "second", "third"]
+
+
 # --- bodies ---
 
 
