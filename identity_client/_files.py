@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -39,11 +40,28 @@ def replace_file(path: Path, content: bytes) -> FileId:
             unfinished.unlink()
 
 
+def read_file(path: str) -> bytes:
+    """Return what is in a regular file; a FIFO, of which a reader may wait for ever, is refused.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a regular file.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as file:  # Path.open has no opener
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is not a regular file")
+        return file.read()
+
+
 def remove_file(path: Path, written: FileId | None) -> None:
     """Remove a file if it is the one that `replace_file` wrote; another one is left alone."""
     with suppress(OSError):
         if written is not None and _id_of(path.lstat()) == written:
             path.unlink()
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has no FIFOs
 
 
 def _id_of(status: os.stat_result) -> FileId:

@@ -162,6 +162,12 @@ def check_bundle(_: object, attribute: attrs.Attribute[Any], value: Any) -> None
     _readable(attribute, value)
 
 
+def check_status_file(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    check_text(_, attribute, value)
+    if os.path.isdir(value):  # noqa: PTH112  # of a path it may raise
+        raise config_error(attribute, "is a directory; name a file in it")
+
+
 def check_certificate(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     files: tuple[Any, ...] = cast(Any, value) if isinstance(value, tuple) else (value, value)
     if len(files) != 2:

@@ -19,7 +19,7 @@ from typing import Any
 
 from attrs import frozen
 
-from ._files import FileId, remove_file, replace_file
+from ._files import FileId, read_file, remove_file, replace_file
 from .errors import ConfigurationError
 from .events import ServiceEvent, ServiceState, ServiceStatus
 
@@ -136,7 +136,7 @@ def _document(status: ServiceStatus) -> dict[str, Any]:
 
 def _read(path: str) -> FileStatus:
     try:
-        members = json.loads(Path(path).read_text(encoding="utf-8"))
+        members = json.loads(read_file(path).decode())
         status = FileStatus(members, _is_alive(members["pid"], members["process_started"]))
         status.to_dict()  # a member of another type shows here
     except _UNREADABLE as error:

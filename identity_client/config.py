@@ -25,6 +25,7 @@ from ._settings import (
     check_prefix,
     check_ratio,
     check_seconds,
+    check_status_file,
     check_store,
     check_text,
     check_url,
@@ -172,7 +173,7 @@ class IdentityBootstrapConfig(ValidatedRecord):
     client_cert: str | tuple[str, str] | None = setting(
         "IDENTITY_CLIENT_CERT", check_certificate, None, read=_read_certificate
     )
-    status_file: str | None = setting("IDENTITY_STATUS_FILE", check_text, None)
+    status_file: str | None = setting("IDENTITY_STATUS_FILE", check_status_file, None)
     env_prefix: str = setting(None, check_prefix, "")
 
     def __attrs_post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import socket
 import threading
 import time
@@ -14,7 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 from support import hostile
 from support.canned import Canned, CannedServer, reply, token_reply
-from support.scripted import registered
+from support.processes import run
+from support.scripted import Scripted, registered
 from support.services import INTERNAL_TOKEN, MakeService, Preconfigured, StartCanned
 
 from identity_client import (
@@ -27,7 +29,7 @@ from identity_client import (
     StoredCredentials,
     TokenEndpointError,
 )
-from identity_client._http.codec import CodecError, from_wire
+from identity_client._http.codec import CodecError, from_wire, parse_json
 
 JSON = (("Content-Type", "application/json"),)
 HTML = b"<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
@@ -155,6 +157,27 @@ def test_a_member_of_the_wrong_type_is_named_and_not_shown(call: str, canned: St
     assert SECRET not in repr(caught.value)
 
 
+@pytest.mark.parametrize("member", ["clientId", "clientSecret", "tokenEndpoint"])
+def test_a_credential_that_no_encoding_can_write_is_named_and_not_shown(
+    member: str, scripted: Scripted, make_service: MakeService, caplog: pytest.LogCaptureFixture
+) -> None:
+    scripted.registrations.insert(0, registered(scripted.url, **{member: f"\ud800{SECRET}"}))
+    with (
+        IdentityApiClient(scripted.url, INTERNAL_TOKEN) as client,
+        pytest.raises(
+            InvalidResponseError, match=f"its member '{member}' is not Unicode text; check"
+        ) as caught,
+    ):
+        client.register_service(name="orders", display_name="Orders")
+    assert SECRET not in repr(vars(caught.value))
+    scripted.registrations.insert(0, registered(scripted.url, **{member: f"\ud800{SECRET}"}))
+    service = make_service(scripted.url)
+    assert service.wait_for_ready(10)
+    service.close()
+    assert "is not Unicode text" in caplog.text
+    assert "this is a bug" not in caplog.text
+
+
 TOKEN_ONLY = [
     Bad("an error with 200", reply({"error": "invalid_scope"}, 200), 200, "invalid_scope", False),
     Bad("no token", reply({"token_type": "Bearer"}), 200, "'access_token'", False),
@@ -187,6 +210,118 @@ def test_the_token_request_turns_it_into_a_clear_error_and_the_worker_lives_on(
         endpoint.answers.append(token_reply("in-the-end"))
         assert service.wait_for_ready(10 if "Retry" not in bad.name else 20)
     assert service.get_access_token() == "in-the-end"
+
+
+@pytest.mark.parametrize("error", ["", False, 0, {}, [], None], ids=repr)
+def test_an_error_that_says_nothing_does_not_hide_the_token(
+    error: object, preconfigured: Preconfigured
+) -> None:
+    service, _ = preconfigured(token_reply(error=error))
+    assert service.get_access_token() == "a-token"
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_redirect_of_the_token_endpoint_says_what_to_do(
+    status: int, preconfigured: Preconfigured
+) -> None:
+    service, _ = preconfigured(Canned(status, b"", (("Location", "http://elsewhere/"),)))
+    with pytest.raises(TokenEndpointError, match=f"returned HTTP {status}; redirects are not foll"):
+        service.get_access_token()
+
+
+class _SlowHandler(logging.Handler):
+    """Waits until the token has arrived, or for too long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived = threading.Event()
+        self.was_in_time: list[bool] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "no usable expires_in" in record.getMessage():
+            self.was_in_time.append(self.arrived.wait(10))
+
+
+class _BrokenHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("the log server is down")
+
+
+@contextmanager
+def _logged_by(handler: logging.Handler) -> Iterator[None]:
+    logger = logging.getLogger("identity_client")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_a_token_without_a_lifetime_does_not_wait_for_the_log(preconfigured: Preconfigured) -> None:
+    handler = _SlowHandler()
+    service, _ = preconfigured(reply({"access_token": "a-token", "token_type": "Bearer"}))
+    with _logged_by(handler):
+        service.start(validate=False)
+        assert service.get_access_token() == "a-token"
+        handler.arrived.set()
+        service.close()  # all is logged by then
+    assert handler.was_in_time == [True]
+
+
+def test_a_log_handler_that_fails_does_not_lose_a_token_without_a_lifetime(
+    preconfigured: Preconfigured,
+) -> None:
+    service, _ = preconfigured(reply({"access_token": "a-token", "token_type": "Bearer"}))
+    with _logged_by(_BrokenHandler()):
+        assert service.get_access_token() == "a-token"
+
+
+def test_nesting_does_not_end_a_process_whose_threads_have_a_small_stack() -> None:
+    done = run(
+        """
+        from identity_client._http.codec import CodecError, parse_json
+
+        def parse():
+            print(len(parse_json(b'[' * 200 + b']' * 200)))
+            wide = ('["\\u2200",' * 100_000).encode("utf-16")  # a quotation mark as a byte of it
+            for body in (b'[' * 1_000_000, b'{"a":' * 200_000, wide):
+                try:
+                    parse_json(body)
+                except CodecError as error:
+                    print(error)
+
+        threading.stack_size(128 * 1024)
+        thread = threading.Thread(target=parse)
+        thread.start()
+        thread.join()
+    """,
+        "",
+    )
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines() == ["1", *["it is nested too deeply"] * 3]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [["text"]] * 1000,
+        ["[" * 1000, '"' + "{" * 1000, "\\" + "[" * 1000],
+        {"[" * 1000: {"a": '\\"' + "{" * 1000}},
+    ],
+    ids=["side by side", "in strings", "after quotes in strings"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_many_brackets_that_do_not_nest_are_read(document: object, encoding: str) -> None:
+    assert parse_json(json.dumps(document).encode(encoding)) == document
+
+
+@pytest.mark.parametrize("start", [b"[],", b'"', b'["\\"', b'"\\'], ids=range(4))
+def test_the_depth_is_found_in_a_time_that_grows_with_the_length_alone(start: bytes) -> None:
+    body = b"[" * 200 + b'""' + start * (1024 * 1024 // len(start))
+    began = time.process_time()
+    with pytest.raises(CodecError):
+        parse_json(body)
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize("status", [400, 401])

@@ -324,6 +324,7 @@ _SECONDS = "must be a number of seconds above 0, at most 1000000"
 _RATIO = "must be a number of at least 0.1 and below 1"
 _FILE = "names the file '/there/is/none', which does not exist or cannot be read"
 _WHOLE = "must be an integer of at least 1, or unset for no limit"
+_DIRECTORY = "is a directory; name a file in it"
 _PAIR = "must be one file, or a pair of files"
 
 
@@ -450,6 +451,8 @@ UNUSABLE = [
     pytest.param("client_cert", "/there/is/none", _FILE, id="a certificate that is not there"),
     pytest.param("client_cert", (__file__, "/there/is/none"), _FILE, id="a key that is not there"),
     pytest.param("ca_bundle", "/there/is/none", _FILE, id="a bundle that is not there"),
+    pytest.param("status_file", "/", _DIRECTORY, id="a status file that is the root"),
+    pytest.param("status_file", ".", _DIRECTORY, id="a status file that is the directory"),
 ]
 
 

@@ -245,6 +245,33 @@ def test_a_service_that_a_test_leaves_running_fails_it(pytester: pytest.Pytester
     )
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "identity_service, no_identity_threads",
+        "no_identity_threads, identity_service",
+        "identity_environment, own, no_identity_threads",
+    ],
+)
+def test_a_service_of_a_fixture_is_closed_before_it_is_looked_for(
+    pytester: pytest.Pytester, arguments: str
+) -> None:
+    pytester.makepyfile(f"""
+        import pytest
+        from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
+
+        @pytest.fixture
+        def own(identity_environment):
+            with IdentityBootstrapService(IdentityBootstrapConfig.from_env()) as service:
+                yield service
+
+        def test_it({arguments}):
+            service = {"own" if "own" in arguments else "identity_service"}
+            assert service.get_access_token()
+    """)
+    pytester.runpytest_inprocess(*STRICT).assert_outcomes(passed=1)
+
+
 def test_it_can_be_named_where_plugins_are_not_loaded_by_themselves(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

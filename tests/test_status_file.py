@@ -294,6 +294,13 @@ def test_another_file_is_a_clear_error(path: Path, content: str) -> None:
     assert f"{path} cannot be read: it is not a status file" in result.stderr
 
 
+def test_a_fifo_is_a_clear_error_at_once(path: Path) -> None:
+    os.mkfifo(path)
+    result = invoke({}, "status", "--file", str(path))
+    assert result.exit_code == 2
+    assert f"{path} cannot be read: it is not a status file" in result.stderr
+
+
 def test_without_a_file_there_is_nothing_to_show(path: Path) -> None:
     assert invoke({}, "status").exit_code == 2
     result = invoke({}, "status", "--file", str(path))

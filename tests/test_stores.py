@@ -169,6 +169,22 @@ def test_a_truncated_file_counts_as_none_and_is_replaced(
     assert store.load() == StoredCredentials(version=1, credentials=credentials())
 
 
+def test_a_log_handler_that_fails_does_not_make_a_truncated_file_an_error(
+    url: str, path: Path
+) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise RuntimeError("the log server is down")
+
+    path.write_bytes(b"")
+    handler, logger = Broken(), logging.getLogger("identity_client")
+    logger.addHandler(handler)
+    try:
+        assert store_at(url).load() == StoredCredentials()
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_a_name_with_any_character_is_taken_literally(tmp_path: Path) -> None:
     save(store_at(f"file://{tmp_path.as_posix()}/a%23b%3Fc%25d"))
     assert (tmp_path / "a#b?c%d").is_file()
@@ -246,6 +262,19 @@ def test_a_token_endpoint_that_is_not_a_url_is_an_error(url: str) -> None:
         store.save(StoredCredentials(credentials=broken))
     with pytest.raises(CredentialStoreError, match="its member 'tokenEndpoint'"):
         store.load()
+
+
+@pytest.mark.parametrize("member", ["clientId", "clientSecret", "tokenEndpoint"])
+def test_a_credential_that_no_encoding_can_write_is_an_error_that_does_not_show_it(
+    url: str, path: Path, member: str
+) -> None:
+    save(store_at(url))
+    document = json.loads(path.read_text())
+    document["credentials"][member] = "\ud800hunter2"
+    path.write_text(json.dumps(document))
+    with pytest.raises(CredentialStoreError, match=f"'{member}' is not Unicode text") as caught:
+        store_at(url).load()
+    assert "hunter2" not in caught.value.message
 
 
 def test_a_damaged_file_is_an_error_that_names_the_member(url: str, path: Path) -> None:

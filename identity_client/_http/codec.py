@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from itertools import accumulate
 from typing import Any, TypeVar, cast
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -23,6 +24,12 @@ _T = TypeVar("_T")
 _TEXT_LIMIT = 300
 _SHORT_SECRET = 8
 _TITLE_LIMIT = 16 * 1024
+
+# The parser needs the C stack for each level, and a thread may have as little as 64 KiB of it.
+_MAX_DEPTH = 200
+_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
+# A string is matched to its end, or to that of the text: the time grows with the length alone.
+_NOT_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[^\[\]{}"]+', re.DOTALL)
 
 
 class CodecError(Exception):
@@ -41,6 +48,8 @@ def _camel_case(name: str) -> str:
 def _string(value: object, _: object) -> str:
     if not isinstance(value, str):
         raise _WrongType("must be a string")
+    if re.search(r"[\ud800-\udfff]", value):  # JSON can write what no encoding can
+        raise _WrongType("is not Unicode text")
     return value
 
 
@@ -151,12 +160,23 @@ def parse_json(body: bytes) -> object:
     if not body.strip():
         raise CodecError("it is empty")
     try:
-        return json.loads(body)
+        text = body.decode(json.detect_encoding(body), "surrogatepass")
+        _check_depth(text)
+        return json.loads(text)
     except RecursionError:
         problem = "it is nested too deeply"
     except ValueError:
         problem = "it is an HTML page" if _is_html(body) else "it is not JSON"
     raise CodecError(problem)
+
+
+def _check_depth(text: str) -> None:
+    """Raise `RecursionError` for what the parser would end a process with a small stack for."""
+    if text.count("[") + text.count("{") <= _MAX_DEPTH:
+        return
+    depths = accumulate(map(_STEPS.__getitem__, _NOT_BRACKETS.sub("", text)))
+    if max(depths, default=0) > _MAX_DEPTH:
+        raise RecursionError
 
 
 def error_text(body: bytes, *secrets: str) -> tuple[str | None, str | None]:

@@ -6,6 +6,7 @@ import base64
 import logging
 import math
 import re
+from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
 import requests
@@ -26,6 +27,11 @@ FALLBACK_LIFETIME = 60.0
 MAX_LIFETIME = 86400.0
 
 _ADDRESS = "its address (SERVICE_TOKEN_ENDPOINT, or what identity-api returned)"
+
+_REDIRECTED = (
+    "; redirects are not followed: set SERVICE_TOKEN_ENDPOINT, or what identity-api returns, to "
+    "the address that it redirects to, if you trust it"
+)
 
 _CLIENT_ERRORS = ("invalid_client", "unauthorized_client")
 
@@ -55,15 +61,23 @@ class TokenEndpoint:
         clock: the clocks that the lifetime is counted on.
         auth_method: ``client_secret_post`` or ``client_secret_basic``.
         scope: the scope to ask for, or None.
+        log: what is called with the level, template and arguments of a log record; it should not
+            wait for log handlers, as the token is not published yet.
     """
 
     def __init__(
-        self, transport: HttpTransport, clock: Clock, auth_method: str, scope: str | None
+        self,
+        transport: HttpTransport,
+        clock: Clock,
+        auth_method: str,
+        scope: str | None,
+        log: Callable[..., None] = _log.log,
     ) -> None:
         self._transport = transport
         self._clock = clock
         self._auth_method = auth_method
         self._scope = scope
+        self._log = log
         self._warned_of_lifetime = False
 
     @hide_frames
@@ -115,7 +129,7 @@ class TokenEndpoint:
             if answer.truncated:
                 raise codec.CodecError("it is larger than 1 MiB")
             document = codec.as_object(codec.parse_json(answer.body))
-            if document.get("error") is not None:
+            if document.get("error"):
                 raise self._http_error_response(answer, endpoint, credentials)
             value = document.get("access_token")
             if not isinstance(value, str):
@@ -150,7 +164,8 @@ class TokenEndpoint:
         return kind(
             f"{endpoint} returned HTTP {answer.status}"
             + (f" ({said})" if said else "")
-            + (f"; check the client {credentials.client_id!r} and its secret" if rejected else ""),
+            + (f"; check the client {credentials.client_id!r} and its secret" if rejected else "")
+            + (_REDIRECTED if answer.status // 100 == 3 else ""),
             status_code=answer.status,
             error=code,
             error_description=description,
@@ -168,8 +183,11 @@ class TokenEndpoint:
         except (ValueError, OverflowError):
             if not self._warned_of_lifetime:
                 self._warned_of_lifetime = True
-                _log.warning(
-                    "%s returned no usable expires_in; assuming %g s", endpoint, FALLBACK_LIFETIME
+                self._log(
+                    logging.WARNING,
+                    "%s returned no usable expires_in; assuming %g s",
+                    endpoint,
+                    FALLBACK_LIFETIME,
                 )
             return FALLBACK_LIFETIME
         if seconds <= 0:

@@ -91,7 +91,11 @@ class _TokenSourceBase:
             config.request_timeout, config.ca_bundle, config.client_cert
         )
         self._endpoint = TokenEndpoint(
-            self._transport, clock, config.token_endpoint_auth_method, config.scope
+            self._transport,
+            clock,
+            config.token_endpoint_auth_method,
+            config.scope,
+            events.log,
         )
 
     def _remaining(self, deadline: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import suppress
 from typing import Any
 
 from .._http import codec
@@ -56,7 +57,10 @@ class RecordCodec:
         try:
             content = self._owned(document, self._where)
             if content is None:
-                _log.warning("ignoring corrupt data in %s: it is empty or truncated", self._where)
+                with suppress(Exception):  # a log handler that fails must not make the load fail
+                    _log.warning(
+                        "ignoring corrupt data in %s: it is empty or truncated", self._where
+                    )
                 return StoredCredentials()
             stored = codec.from_wire(self._decrypted(content), StoredCredentials)
             credentials = stored.credentials

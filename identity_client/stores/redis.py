@@ -9,13 +9,14 @@ import ssl
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import redis
 from attrs import evolve
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
+    BusyLoadingError,
     NoPermissionError,
     ReadOnlyError,
     RedisError,
@@ -69,6 +70,17 @@ end
 _SETTING = "credential_store (IDENTITY_CREDENTIAL_STORE)"
 _CHECK = "check that it is running and that IDENTITY_CREDENTIAL_STORE is correct"
 _ENCODE = "in a password write # as %23, / as %2F, ? as %3F"
+# The others would change what the store counts on, such as its timeouts, or are not text.
+_OPTIONS = (
+    "db",
+    "username",
+    "password",
+    "client_name",
+    "protocol",
+    "health_check_interval",
+    "max_connections",
+    "socket_keepalive",
+)
 _NOT_A_URL = (
     "is not a URL that redis-py understands, such as redis://:password@host:6379/0; " + _ENCODE
 )
@@ -81,8 +93,11 @@ class RedisStore:
     end all the same, or the server forget it, its former holder saves nothing any more. It may have
     saved before, and not know it, when the answer was lost: that is an error, too.
 
-    Options in the URL's query are redis-py's, such as ``ssl_ca_certs``. The Redis user needs the
-    keys ``identity-client:*`` and the commands EVAL, GET, SET, DEL, HMGET, HGET, HSET and PEXPIRE.
+    Of redis-py's options, the URL's query may have those that begin with ``ssl_``, such as
+    ``ssl_ca_certs``, and ``db``, ``username``, ``password``, ``client_name``, ``protocol``,
+    ``health_check_interval``, ``max_connections`` and ``socket_keepalive``. The Redis user needs
+    the keys ``identity-client:*`` and the commands EVAL, GET, SET, DEL, HMGET, HGET, HSET and
+    PEXPIRE.
     """
 
     def __init__(
@@ -231,6 +246,13 @@ def _url_problem(url: str) -> str | None:
         return _NOT_A_URL
     if url.endswith("?"):
         return f"ends with a question mark that no option follows; {_ENCODE}"
+    options = parse_qs(parts.query, keep_blank_values=True)
+    refused = [name for name in options if not name.startswith("ssl_") and name not in _OPTIONS]
+    if refused:
+        if "@" in parts.query:  # what precedes it may be a part of the password
+            return _NOT_A_URL
+        known = f"{', '.join(_OPTIONS)} and those that begin with ssl_"
+        return f"must not set {', '.join(refused)} in its query; its options are {known}"
     if parts.scheme == "unix":
         return None if parts.path else "must name a socket, such as unix:///run/redis.sock?db=0"
     if not re.fullmatch(r"/?|/[0-9]+", parts.path):
@@ -245,6 +267,10 @@ def _explain(error: Exception, url: str, timeout: float) -> str:
         return (
             "the server rejects the user or the password; correct them in IDENTITY_CREDENTIAL_STORE"
         )
+    if isinstance(error, BusyLoadingError):
+        return "the server is loading its data (LOADING); the store works once it has finished"
+    if text == "max number of clients reached":
+        return "the server has reached its maxclients; raise it, or close other connections"
     if isinstance(error, NoPermissionError):
         return _missing_permission(text)
     if text.startswith("DB index"):

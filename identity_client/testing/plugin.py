@@ -57,9 +57,12 @@ def identity_server(identity_settings: dict[str, Any]) -> Iterator[IdentityServe
 
 @pytest.fixture
 def identity_service(
-    identity_server: IdentityServer, identity_settings: dict[str, Any]
+    request: pytest.FixtureRequest,
+    identity_server: IdentityServer,
+    identity_settings: dict[str, Any],
 ) -> Iterator[IdentityBootstrapService]:
     """A real service that registers with ``identity_server``; it starts when it is first used."""
+    _look_for_threads_last(request)
     service = identity_server.service(**_service_settings(identity_server, identity_settings))
     yield service
     service.close()
@@ -67,6 +70,7 @@ def identity_service(
 
 @pytest.fixture
 def identity_environment(
+    request: pytest.FixtureRequest,
     identity_server: IdentityServer,
     identity_settings: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -77,6 +81,7 @@ def identity_environment(
     """
     from identity_client.testing._settings import is_variable
 
+    _look_for_threads_last(request)
     for name in filter(is_variable, list(os.environ)):
         monkeypatch.delenv(name)
     settings = _service_settings(identity_server, identity_settings)
@@ -100,7 +105,9 @@ def fake_identity(identity_settings: dict[str, Any]) -> Iterator[FakeIdentitySer
 def no_identity_threads() -> Iterator[None]:
     """Fail a test that leaves a service running.
 
-    For all tests, write ``usefixtures = no_identity_threads`` in ``pytest.ini``.
+    For all tests, write ``usefixtures = no_identity_threads`` in ``pytest.ini``. Among a test's
+    arguments, it comes before fixtures of your own that start a service without
+    ``identity_environment`` or ``identity_service``.
     """
     before = set(threading.enumerate())
     yield
@@ -114,6 +121,12 @@ def no_identity_threads() -> Iterator[None]:
             f"services are still running: {', '.join(running)}; close() them, or use 'with'",
             pytrace=False,
         )
+
+
+def _look_for_threads_last(request: pytest.FixtureRequest) -> None:
+    """Set up ``no_identity_threads`` first if a test uses it, in whatever order it names them."""
+    if "no_identity_threads" in request.fixturenames:
+        request.getfixturevalue("no_identity_threads")
 
 
 def _service_settings(server: IdentityServer, settings: dict[str, Any]) -> dict[str, Any]:

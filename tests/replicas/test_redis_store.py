@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -157,8 +159,21 @@ ENCODE = "in a password write # as %23, / as %2F, ? as %3F"
     ("url", "problem"),
     [
         pytest.param("redis://host:port", "is not a URL that redis-py understands", id="port"),
-        pytest.param("redis://h?socket_timeout=soon", "is not a URL that redis-py", id="option"),
-        pytest.param("redis://h?color=red", "is not a URL that redis-py", id="unknown option"),
+        pytest.param("redis://h?db=first", "is not a URL that redis-py", id="option"),
+        pytest.param("redis://h?color=hunter", "must not set color in its query", id="unknown"),
+        pytest.param("redis://h:1?hunter=2@host/0", ENCODE, id="a question mark after a port"),
+        *(
+            pytest.param(f"redis://h?{name}=1", f"must not set {name} in its query", id=name)
+            for name in (
+                "socket_timeout",
+                "socket_connect_timeout",
+                "decode_responses",
+                "encoding",
+                "retry_on_timeout",
+                "cache_config",
+                "single_connection_client",
+            )
+        ),
         pytest.param("redis://:hunter#2@host:6379/0", f"must not contain a #; {ENCODE}", id="#"),
         pytest.param("redis://:hunter/2@host:6379/0", ENCODE, id="a slash"),
         pytest.param("redis://:hunter?2@host:6379/0", ENCODE, id="a question mark"),
@@ -179,6 +194,14 @@ def test_a_url_that_cannot_be_used_is_refused_without_showing_it(url: str, probl
         store_at(url)
     assert problem in caught.value.message
     assert "hunter" not in caught.value.message
+
+
+def test_options_that_change_nothing_that_the_store_counts_on_are_passed_on(url: str) -> None:
+    options = "db=1&client_name=orders&protocol=2&health_check_interval=1&max_connections=1"
+    store = store_at(f"{url}?{options}&socket_keepalive=true")
+    saved = save(store)
+    assert store.load() == saved
+    assert store_at(f"{url.removesuffix('0')}1").load() == saved
 
 
 def test_a_password_with_any_character_is_used_as_it_is() -> None:
@@ -352,6 +375,44 @@ def test_a_server_that_takes_no_writes_is_a_clear_error() -> None:
 def test_a_server_without_a_command_is_a_clear_error() -> None:
     with RedisServer("--rename-command", "HMGET", "") as server:
         assert _message_at(server.url) == f"the server returned an error; {RUNNING}"
+
+
+class _RefusingHandler(socketserver.StreamRequestHandler):
+    """Returns an error to HMGET, and OK to what opens a connection."""
+
+    def handle(self) -> None:
+        for line in self.rfile:  # the number of words, and then each with its length before it
+            words = [self.rfile.readline() and self.rfile.readline() for _ in range(int(line[1:]))]
+            error: bytes = self.server.error  # type: ignore[attr-defined]  # set below
+            self.wfile.write(b"-%s\r\n" % error if words[0] == b"HMGET\r\n" else b"+OK\r\n")
+
+
+@contextmanager
+def _refusing_server(error: bytes) -> Iterator[str]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _RefusingHandler) as server:
+        server.daemon_threads = True
+        server.error = error  # type: ignore[attr-defined]  # for the handler
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"redis://127.0.0.1:{server.server_address[1]}/0?protocol=2"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            b"LOADING Redis is loading the dataset in memory",
+            "the server is loading its data (LOADING); the store works once it has finished",
+        ),
+        (
+            b"ERR max number of clients reached",
+            "the server has reached its maxclients; raise it, or close other connections",
+        ),
+    ],
+)
+def test_a_server_that_is_not_ready_is_told(error: bytes, says: str) -> None:
+    with _refusing_server(error) as url:
+        assert _message_at(url) == says
 
 
 def _message_at(url: str, timeout: float = 10.0) -> str:
