@@ -70,34 +70,37 @@ class TokenAuth(AuthBase):
         return request
 
     def _handle_response(self, response: requests.Response, **kwargs: Any) -> requests.Response:
-        sent = response.request.headers.get("Authorization")
-        # After a redirect to another host requests has taken the header away, and the token must
-        # not follow. One that goes on without TLS must not get it, either.
-        if not isinstance(sent, str) or not sent.startswith("Bearer "):
-            return response
-        host = host_of(response.url)
-        token = sent.removeprefix("Bearer ")
-        if response.status_code != 401:
-            self._accepted.note_response(host, token, response.status_code)
-            return response
         try:
-            return self._handle_rejection(response, host, token, kwargs)
+            if not self._was_rejected(response):
+                return response
+            # What this raises shows the frames, so none may hold the token that was sent.
+            new = self._get_token()
+            is_same = response.request.headers["Authorization"] == f"Bearer {new}"
+            if is_same or not _can_be_sent_again(response.request):
+                return response
+            return self._send_again(response, new, kwargs)
         except BaseException:
             response.close()  # its caller never gets it, and it holds a connection of the pool
             raise
 
-    def _handle_rejection(
-        self, response: requests.Response, host: str, token: str, kwargs: dict[str, Any]
-    ) -> requests.Response:
+    def _was_rejected(self, response: requests.Response) -> bool:
+        """Note what a host says of the token; return whether it rejects it, which is told."""
+        sent = response.request.headers.get("Authorization")
+        # After a redirect to another host requests has taken the header away, and the token must
+        # not follow. One that goes on without TLS must not get it, either.
+        if not isinstance(sent, str) or not sent.startswith("Bearer "):
+            return False
+        host = host_of(response.url)
+        token = sent.removeprefix("Bearer ")
+        if response.status_code != 401:
+            self._accepted.note_response(host, token, response.status_code)
+            return False
         accepted = self._accepted.has_accepted(host, token)
         self._invalidate_token(token, host, was_accepted=accepted)
-        new = self._get_token()
-        if new == token or not _can_be_sent_again(response.request):
-            return response
-        return self._send_again(response, host, new, kwargs)
+        return True
 
     def _send_again(
-        self, response: requests.Response, host: str, token: str, kwargs: dict[str, Any]
+        self, response: requests.Response, token: str, kwargs: dict[str, Any]
     ) -> requests.Response:
         again = response.request.copy()
         if _is_a_file(again.body):
@@ -114,7 +117,7 @@ class TokenAuth(AuthBase):
         answer: requests.Response = response.connection.send(again, **kwargs)
         answer.history.append(response)
         answer.request = again
-        self._accepted.note_response(host, token, answer.status_code)
+        self._accepted.note_response(host_of(response.url), token, answer.status_code)
         return answer
 
 

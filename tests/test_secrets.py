@@ -268,6 +268,21 @@ def test_broken_connections_show_no_secret(behaviour: hostile.Behaviour, watch: 
             watch.see_error(caught.value)
 
 
+def test_a_rejection_that_no_token_follows_shows_no_secret(
+    canned: StartCanned, watch: Watch
+) -> None:
+    url = canned(token_reply(ACCESS)).url
+    service = _service(url, client_id="orders", client_secret=CLIENT, token_endpoint=url)
+    with contextlib.closing(service):
+        request = requests.Request("GET", "http://stock/", auth=service.auth()).prepare()
+    response = requests.Response()
+    response.status_code, response.url, response.request = 401, "http://stock/", request
+    response.raw = io.BytesIO()
+    with pytest.raises(IdentityError) as caught:
+        request.hooks["response"][0](response)
+    watch.see_error(caught.value)
+
+
 @pytest.mark.parametrize(
     "make",
     [

@@ -51,8 +51,9 @@ class IdentityAuthFlows:
         token = self._service.get_access_token()
         response = yield _with_token(request, token)
         if self._was_rejected(response, token):
+            del token  # what this raises shows the frame
             new = self._service.get_access_token()
-            if new != token and body.rewind(response.request):
+            if not _has_token(response.request, new) and body.rewind(response.request):
                 self._note((yield _with_token(response.request, new)), new)
 
     async def async_auth_flow(self, request: Any) -> AsyncGenerator[Any, Any]:
@@ -64,8 +65,9 @@ class IdentityAuthFlows:
         token = await self._service.aget_access_token()
         response = yield _with_token(request, token)
         if self._was_rejected(response, token):
+            del token  # what this raises shows the frame
             new = await self._service.aget_access_token()
-            if new != token and body.rewind(response.request):
+            if not _has_token(response.request, new) and body.rewind(response.request):
                 self._note((yield _with_token(response.request, new)), new)
 
     def _was_rejected(self, response: Any, token: str) -> bool:
@@ -79,7 +81,7 @@ class IdentityAuthFlows:
         """Remember a host that accepted the token, or return the one that rejected it."""
         # After a redirect to another origin the client has taken the header away: that host did
         # not get the token, and its 401 is not about it.
-        if response.request.headers.get("Authorization") != f"Bearer {token}":
+        if not _has_token(response.request, token):
             return None
         host = host_of(str(response.url))
         if response.status_code == 401:
@@ -91,6 +93,10 @@ class IdentityAuthFlows:
 def _with_token(request: Any, token: str) -> Any:
     request.headers["Authorization"] = f"Bearer {token}"
     return request
+
+
+def _has_token(request: Any, token: str) -> bool:
+    return bool(request.headers.get("Authorization") == f"Bearer {token}")
 
 
 class _Body:

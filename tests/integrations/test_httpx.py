@@ -11,7 +11,8 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from traceback import walk_tb
+from typing import Any, cast
 
 import httpx
 import httpx2
@@ -21,7 +22,12 @@ from support.canned import Canned, reply, token_reply
 from support.revoking import RevokingResource
 from support.services import INTERNAL_TOKEN, MakeService, Preconfigured, StartCanned
 
-from identity_client import ConfigurationError, IdentityBootstrapService, TokenEndpointError
+from identity_client import (
+    ConfigurationError,
+    IdentityBootstrapService,
+    ServiceClosedError,
+    TokenEndpointError,
+)
 from identity_client.integrations import httpx as for_httpx
 from identity_client.integrations import httpx2 as for_httpx2
 from identity_client.server import IdentityServer
@@ -312,6 +318,24 @@ def test_when_no_other_token_can_be_had_the_rejection_is_returned(
     resource.revoke("first")
     assert call(call.auth(service), "GET", resource.url).status_code == 401
     assert resource.tokens() == ["first"]
+
+
+def test_an_error_after_a_rejection_shows_no_token_in_the_frames(
+    call: Caller, service: IdentityBootstrapService, resource: RevokingResource
+) -> None:
+    resource.revoke("first")
+
+    def close_and_invalidate(*_: object, **__: object) -> None:
+        service.close()
+
+    cast(Any, service).invalidate_token = close_and_invalidate
+    with pytest.raises(ServiceClosedError) as caught:
+        call(call.auth(service), "GET", resource.url)
+    ours = str(Path(for_httpx.__file__).parents[1])
+    frames = [frame for frame, _ in walk_tb(caught.value.__traceback__)]
+    shown = [frame.f_locals for frame in frames if frame.f_code.co_filename.startswith(ours)]
+    assert shown
+    assert not any("first" in map(str, each.values()) for each in shown)
 
 
 def test_the_auth_objects_of_a_service_remember_together_which_token_a_host_accepted(
