@@ -19,7 +19,7 @@ from rich.console import Console
 from support.services import MakeService
 
 from identity_client import IdentityBootstrapService
-from identity_client.cli import demo
+from identity_client.cli import demo, demo_report
 from identity_client.cli.demo_load import LoadGenerator
 from identity_client.cli.demo_report import Report
 from identity_client.server import IdentityServer
@@ -219,3 +219,17 @@ def test_the_command_never_pauses_silently_and_fits_80_columns(
     # 1.5 s, on a machine that does nothing else; without progress, a wait for a token takes 7 s.
     assert max(later - sooner for sooner, later in pairwise(moments)) < 5, shown
     assert started.returncode == 0
+
+
+def test_without_a_terminal_progress_is_told_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_report, "PROGRESS_INTERVAL", 0.01)
+    told = threading.Event()
+
+    def describe() -> str:
+        told.set()
+        return "half of it"
+
+    output = io.StringIO()
+    with Report(Console(file=output)).progress(describe):
+        assert told.wait(10)
+    assert "half of it" in output.getvalue()

@@ -510,6 +510,25 @@ def test_a_signal_handler_may_use_a_service_while_its_child_begins_anew() -> Non
     assert not thread.is_alive()
 
 
+@pytest.mark.usefixtures("greenlet")
+def test_the_worker_comes_back_in_a_greenlet_that_runs_after_the_fork(
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(api)
+    token = service.get_access_token()
+    thread: Any = service._worker._thread
+    thread._native_id = threading.get_native_id()  # as gevent's are, all in one thread
+    spawned: list[Any] = []
+    monkeypatch.setattr(sys.modules["gevent"], "spawn", spawned.append, raising=False)
+    _fork._before_fork()
+    _fork._after_fork_in_parent()
+    assert not service._worker._is_running()
+    for call in spawned:
+        call()
+    assert service._worker._is_running()
+    assert service.get_access_token() == token
+
+
 class Part:
     """The least that the hooks of a fork know of."""
 

@@ -284,7 +284,7 @@ class TestRegistry:
             inherited = registry.acquire(config, holder)
             held = threading.Event()
             def hold():
-                with registry._lock:
+                with registry._lock.of_this_process():
                     held.set()
                     time.sleep(60)
             threading.Thread(target=hold, daemon=True).start()
