@@ -29,6 +29,7 @@ nitpicky = True
 default_role = "py:obj"
 # What annotations name that no page documents: private types, and types of libraries.
 _PRIVATE = [
+    "AcceptedTokens",
     "Celery",
     "Change",
     "Clock",
