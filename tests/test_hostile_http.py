@@ -263,6 +263,31 @@ def test_a_text_is_left_out_where_it_shows_the_secret(
     assert message == (text if is_shown else None)
 
 
+def test_a_text_that_no_encoding_can_write_reaches_the_log(
+    preconfigured: Callable[..., Any], tmp_path: Path
+) -> None:
+    refused = {"error": "invalid_scope", "error_description": "bad \ud800 scope"}
+    service, _ = preconfigured(reply(refused, 400))
+    log, is_written = tmp_path / "log", threading.Event()
+
+    class Handler(logging.FileHandler):
+        def emit(self, record: logging.LogRecord) -> None:
+            super().emit(record)
+            is_written.set()
+
+    handler = Handler(log, encoding="utf-8")
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("identity_client").addHandler(handler)
+    try:
+        with pytest.raises(TokenEndpointError, match="bad \ufffd scope"):
+            service.get_access_token()
+        assert is_written.wait(10)
+        assert "bad \ufffd scope" in log.read_text(encoding="utf-8")
+    finally:
+        logging.getLogger("identity_client").removeHandler(handler)
+        handler.close()
+
+
 def test_a_token_endpoints_null_error_is_none(preconfigured: Callable[..., Any]) -> None:
     service, _ = preconfigured(token_reply("fine", error=None))
     assert service.get_access_token() == "fine"

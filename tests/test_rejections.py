@@ -323,6 +323,15 @@ def test_what_is_not_a_host_is_refused(preconfigured: Preconfigured, host: str) 
         service.auth(hosts=[host])
 
 
+def test_a_url_with_a_password_among_the_hosts_is_refused_without_it(
+    preconfigured: Preconfigured,
+) -> None:
+    service, _ = preconfigured()
+    with pytest.raises(ValueError, match="an entry with user information is not a host") as caught:
+        service.auth(hosts=["https://admin:hunter2@orders"])
+    assert "hunter2" not in str(caught.value)
+
+
 def test_one_string_is_not_a_list_of_hosts(preconfigured: Preconfigured) -> None:
     service, _ = preconfigured()
     with pytest.raises(ValueError, match="must be a list of host names"):

@@ -25,6 +25,9 @@ _TEXT_LIMIT = 300
 _SHORT_SECRET = 8
 _TITLE_LIMIT = 16 * 1024
 
+# Half of a surrogate pair: JSON can write it, and no encoding can, so neither can a log.
+_NO_TEXT = re.compile(r"[\ud800-\udfff]")
+
 # The parser needs the C stack for each level, and a thread may have as little as 64 KiB of it.
 _MAX_DEPTH = 200
 _STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
@@ -48,7 +51,7 @@ def _camel_case(name: str) -> str:
 def _string(value: object, _: object) -> str:
     if not isinstance(value, str):
         raise _WrongType("must be a string")
-    if re.search(r"[\ud800-\udfff]", value):  # JSON can write what no encoding can
+    if _NO_TEXT.search(value):
         raise _WrongType("is not Unicode text")
     return value
 
@@ -245,7 +248,7 @@ def _clean(value: object) -> str | None:
     if not isinstance(value, str):
         return None
     text = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", value).split())
-    return text or None
+    return _NO_TEXT.sub("\ufffd", text) or None
 
 
 def _is_html(body: bytes) -> bool:

@@ -87,7 +87,8 @@ def _parsed(host: str) -> tuple[list[str], int | None]:
         pass
     is_ascii = str(host).isascii()
     form = "'orders', 'orders:8080' or '*.example'" if is_ascii else "its ASCII form, 'xn--…'"
-    raise ConfigurationError(f"hosts: {host!r} is not a host; write it as {form}")
+    shown = "an entry with user information" if "@" in str(host) else repr(host)
+    raise ConfigurationError(f"hosts: {shown} is not a host; write it as {form}")
 
 
 def _encoded(label: str) -> str:
