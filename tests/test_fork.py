@@ -470,18 +470,22 @@ def test_forks_in_a_row_during_one_slow_request_cause_no_second(
     preconfigured: Preconfigured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service, endpoint = preconfigured()
-    go_on = threading.Event()
-    endpoint.before_answer = lambda asked: go_on.wait(30)
+    is_asked, go_on = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        is_asked.set()
+        go_on.wait(30)
+
+    endpoint.before_answer = hold
     monkeypatch.setattr(_fork, "_BEFORE_FORK_TIMEOUT", 0.05)
     service.start(validate=False)
-    while not endpoint.asked:
-        time.sleep(0.01)
+    assert is_asked.wait(10)
     for _ in range(3):
         thread: Any = service._worker._thread
         thread._native_id = threading.get_native_id()  # as gevent's are, all in one thread
         _fork._before_fork()
         _fork._after_fork_in_parent()
-        time.sleep(0.1)
+        time.sleep(0.1)  # in which a second request would be sent
     go_on.set()
     assert service.get_access_token(20)
     assert len(endpoint.asked) == 1

@@ -47,14 +47,10 @@ print("done")
 """
 
 
-@pytest.mark.parametrize(("latency", "rounds"), [(0.2, 5), (2.5, 2)])
-@pytest.mark.parametrize("what", ["subprocess.run", "os.fork"])
-def test_a_worker_that_is_a_greenlet_outlives_a_fork(
-    what: str, latency: float, rounds: int, api: IdentityServer
-) -> None:
-    api.backend.change(token_latency=latency)
-    done = subprocess.run(
-        [sys.executable, "-c", PROCESS, what, str(rounds)],
+def _run(code: str, *arguments: str, api: IdentityServer) -> subprocess.CompletedProcess[str]:
+    """Run code in a process whose environment names the server."""
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         timeout=100,
@@ -67,6 +63,15 @@ def test_a_worker_that_is_a_greenlet_outlives_a_fork(
             "SERVICE_NAME": "orders",
         },
     )
+
+
+@pytest.mark.parametrize(("latency", "rounds"), [(0.2, 5), (2.5, 2)])
+@pytest.mark.parametrize("what", ["subprocess.run", "os.fork"])
+def test_a_worker_that_is_a_greenlet_outlives_a_fork(
+    what: str, latency: float, rounds: int, api: IdentityServer
+) -> None:
+    api.backend.change(token_latency=latency)
+    done = _run(PROCESS, what, str(rounds), api=api)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     # Each process once in each round at most: none took the other's answer.
     assert api.backend.requests["token"] <= 1 + rounds * 2
@@ -98,17 +103,5 @@ print("done")
 
 
 def test_the_end_of_a_child_is_noticed_while_other_greenlets_are_busy(api: IdentityServer) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FORKS_WHILE_OTHERS_ARE_BUSY],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={
-            **os.environ,
-            "IDENTITY_API_URL": api.url,
-            "IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN,
-            "SERVICE_NAME": "orders",
-        },
-    )
+    done = _run(FORKS_WHILE_OTHERS_ARE_BUSY, api=api)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
