@@ -146,6 +146,7 @@ def _living() -> list[Any]:
 
 
 def _before_fork() -> None:
+    """Have greenlets rest: all are told first, and share one deadline."""
     parts = _living()
     for part in parts:
         part.before_fork(0.0)

@@ -430,7 +430,7 @@ def test_a_store_that_lost_the_credentials_gets_them_back(
 
 
 def test_a_store_that_hangs_holds_up_no_token_and_one_thread_only(
-    api: IdentityServer, make: MakeService, shelf: Shelf
+    api: IdentityServer, make: MakeService, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = make(api, service_name="with-a-hanging-store")
     service.get_access_token()
@@ -441,7 +441,7 @@ def test_a_store_that_hangs_holds_up_no_token_and_one_thread_only(
         release.wait(60)
         return load()
 
-    shelf.load = hang  # type: ignore[method-assign]
+    monkeypatch.setattr(shelf, "load", hang)
     began = time.monotonic()
     try:
         for _ in range(4):
