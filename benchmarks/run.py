@@ -23,7 +23,7 @@ CALLS = 200_000
 ROUNDS = 9
 IMPORTS = 41
 FRESH_LIMIT = 1.5
-IMPORT_LIMIT = 1.1
+IMPORT_LIMIT = 15.0  # ms of CPU time
 
 
 class Floor:
@@ -104,7 +104,7 @@ def _time_import(statement: str) -> float:
 
 
 def import_time() -> float:
-    """Print the CPU time of the import and of its dependencies, and return their ratio.
+    """Print the CPU time of the import and of its dependencies, and return the first, in ms.
 
     Each is the least of many: what else the machine does only ever adds to it.
     """
@@ -112,10 +112,10 @@ def import_time() -> float:
     pairs = [(_time_import(floor), _time_import(ours)) for _ in range(IMPORTS + 1)][1:]
     least, mine = min(pair[0] for pair in pairs), min(pair[1] for pair in pairs)
     print(
-        f"import identity_client: {mine:.1f} ms, its dependencies {least:.1f} ms, "
-        f"ratio {mine / least:.3f} (limit {IMPORT_LIMIT})"
+        f"import identity_client: {mine:.1f} ms (limit {IMPORT_LIMIT:g}), "
+        f"its dependencies {least:.1f} ms"
     )
-    return mine / least
+    return mine
 
 
 def main() -> int:

@@ -6,11 +6,10 @@ or a test collector does, costs neither requests nor cattrs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ._public import load_lazily
 from ._version import __version__
 
+TYPE_CHECKING = False  # as type checkers know it; typing is the most of what an import would cost
 if TYPE_CHECKING:
     from .api_client import Endpoints, IdentityApiClient
     from .auth import TokenAuth

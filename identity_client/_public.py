@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from importlib import import_module
-from typing import TypeVar
 
-_Class = TypeVar("_Class", bound=type)
+TYPE_CHECKING = False  # see `identity_client`
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TypeVar
+
+    _Class = TypeVar("_Class", bound=type)
 
 
 def public(cls: _Class) -> _Class:

@@ -96,12 +96,15 @@ def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
         _ = getattr(identity_client, "nonsense")  # noqa: B009  # at run time
 
 
-def test_the_import_loads_neither_requests_nor_cattrs() -> None:
+def test_the_import_loads_neither_requests_nor_cattrs_nor_typing() -> None:
     code = (
         "import sys, identity_client; "
-        "print(sorted({'requests', 'cattrs', 'attrs', 'backoff'} & set(sys.modules)))"
+        "print(sorted({'requests', 'cattrs', 'attrs', 'backoff', 'typing'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Isolated, and without site, whose .pth files may import anything.
+    path = f"import sys; sys.path[:0] = {[str(Path(identity_client.__file__).parents[1])]!r}; "
+    command = [sys.executable, "-I", "-S", "-c", path + code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
