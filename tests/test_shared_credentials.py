@@ -15,7 +15,7 @@ import pytest
 from attrs import evolve
 from support.canned import reply, token_reply
 from support.processes import run
-from support.scripted import REJECTED, Scripted, existing, wait_for
+from support.scripted import REJECTED, Scripted, existing, registered, wait_for
 from support.services import MakeService, Preconfigured, StartCanned
 
 from identity_client import (
@@ -28,6 +28,7 @@ from identity_client import (
     ServiceState,
     StoredCredentials,
 )
+from identity_client._tokens import registration
 from identity_client.server import IdentityServer
 from identity_client.stores.memory import MemoryStore
 
@@ -94,6 +95,12 @@ def scripted(canned: StartCanned) -> Scripted:
     return Scripted(canned)
 
 
+@pytest.fixture
+def asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have identity-api asked about a token endpoint that fails within a test."""
+    monkeypatch.setattr(registration, "ENDPOINT_CHECK_PAUSE", 0.2)
+
+
 def test_a_token_endpoint_that_moved_is_found_in_the_store(
     make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
 ) -> None:
@@ -111,6 +118,81 @@ def test_a_token_endpoint_that_moved_is_found_in_the_store(
     wait_for(service, lambda: service.status().state is ServiceState.READY)
     assert service.get_access_token() == "from-the-new-endpoint"
     assert service.status().registrations == 1
+
+
+@pytest.mark.usefixtures("asked_often")
+def test_a_token_endpoint_that_moved_is_found_by_asking_identity_api(
+    make: MakeService,
+    scripted: Scripted,
+    shelf: Shelf,
+    canned: StartCanned,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = make(scripted.url, base_retry_delay=0.05, max_token_retry_delay=0.1)
+    new_url = canned(token_reply("from-the-new-endpoint")).url
+    scripted.tokens = [token_reply(expires_in=2), reply({"error": "gone"}, 404)]
+    assert service.get_access_token(10)
+    # Not at first: it is asked again while nothing has moved, or nobody answers.
+    scripted.registrations = [reply({}, 503), existing(scripted.url), existing(new_url)]
+    with caplog.at_level(logging.DEBUG, "identity_client"):
+        wait_for(service, lambda: service.status().token_requests_failed >= 2)
+        wait_for(service, lambda: service.status().state is ServiceState.READY)
+    assert service.get_access_token() == "from-the-new-endpoint"
+    assert scripted.asked.count("register") == 4
+    assert "register and regenerate" not in scripted.asked
+    assert service.status().registrations == 1
+    assert shelf.holds is not None
+    assert shelf.holds.token_endpoint == f"{new_url}/token"
+    assert f"the token endpoint has moved, as identity-api says: {new_url}/token" in caplog.text
+    assert "asked identity-api whether the token endpoint has moved, in vain" in caplog.text
+
+
+def test_identity_api_is_asked_seldom_while_the_token_endpoint_fails(
+    make: MakeService, scripted: Scripted
+) -> None:
+    service = make(scripted.url, base_retry_delay=0.01, max_token_retry_delay=0.01)
+    token = service.get_access_token(10)
+    scripted.tokens = [reply({"error": "gone"}, 404)]
+    service.invalidate_token(token)
+    wait_for(service, lambda: service.status().token_requests_failed >= 20)
+    assert scripted.asked.count("register") == 1
+
+
+@pytest.mark.usefixtures("asked_often")
+def test_a_service_that_identity_api_has_lost_is_used_as_created_again(
+    make: MakeService, scripted: Scripted, shelf: Shelf
+) -> None:
+    service = make(scripted.url, base_retry_delay=0.05, max_token_retry_delay=0.1)
+    scripted.tokens = [token_reply(expires_in=2), reply({"error": "gone"}, 404)]
+    assert service.get_access_token(10)
+    scripted.registrations = [registered(scripted.url, clientSecret="created-again")]
+    wait_for(service, lambda: service.status().registrations == 2)
+    scripted.tokens = [token_reply("new")]
+    wait_for(service, lambda: service.status().state is ServiceState.READY)
+    assert shelf.holds is not None
+    assert shelf.holds.client_secret == "created-again"
+    assert "register and regenerate" not in scripted.asked
+
+
+@pytest.mark.usefixtures("asked_often")
+def test_a_moved_token_endpoint_does_not_overwrite_a_secret_that_another_replica_saved(
+    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
+) -> None:
+    service = make(scripted.url, base_retry_delay=0.05, max_token_retry_delay=0.1)
+    scripted.tokens = [token_reply(expires_in=2), reply({"error": "gone"}, 404)]
+    assert service.get_access_token(10)
+    with shelf.lock(1):
+        stored = shelf.load()
+        assert stored.credentials is not None
+        rotated = evolve(stored.credentials, client_secret="rotated-elsewhere")
+        shelf.save(evolve(stored, credentials=rotated))
+    new = canned(token_reply("from-the-new-endpoint"))
+    scripted.registrations = [existing(new.url)]
+    wait_for(service, lambda: service.status().token_requests_failed >= 2)
+    wait_for(service, lambda: service.status().state is ServiceState.READY)
+    assert shelf.holds is not None
+    assert shelf.holds.client_secret == "rotated-elsewhere"
+    assert new.asked[0].form["client_secret"] == "rotated-elsewhere"
 
 
 def test_a_store_that_fails_with_the_token_endpoint_is_not_what_callers_hear_of(

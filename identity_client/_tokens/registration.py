@@ -27,6 +27,7 @@ from enum import Enum, auto
 from attrs import evolve
 
 from .._http.retry import Backoff, equal_jitter
+from .._http.transport import shown_url
 from ..api_client import IdentityApiClient, extract_credentials
 from ..config import IdentityBootstrapConfig
 from ..errors import (
@@ -43,6 +44,9 @@ from ..models import AccessToken, RegisterServiceResponse, ServiceCredentials, S
 from ..stores import open_store
 from .clock import Clock
 from .sources import Step, _TokenSourceBase
+
+ENDPOINT_CHECK_PAUSE = 300.0
+"""The longest time in seconds until identity-api is asked whether a failing endpoint has moved."""
 
 
 class CredentialState(Enum):
@@ -90,6 +94,7 @@ class RegistrationSource(_TokenSourceBase):
     def at_fork_reinit(self) -> None:
         # A worker that writes back to a store that hangs may be replaced meanwhile.
         self._store_lock = threading.Lock()
+        self._ask_for_endpoint_at: float | None = None  # children draw moments of their own
 
     @property
     def credentials(self) -> ServiceCredentials | None:
@@ -108,7 +113,7 @@ class RegistrationSource(_TokenSourceBase):
         try:
             token = self._token_with_known(deadline)
         except TokenEndpointError:
-            if not self._load_moved_endpoint():
+            if not (self._load_moved_endpoint() or self._ask_for_moved_endpoint(deadline)):
                 raise
             token = self._token_with_known(deadline)
         if token is not None:
@@ -158,6 +163,52 @@ class RegistrationSource(_TokenSourceBase):
                 return self._take_newer(stored)
         return False
 
+    def _ask_for_moved_endpoint(self, deadline: float) -> bool:
+        """Return whether identity-api knows of another token endpoint, now that this one fails.
+
+        A registration that regenerates no secret returns it. It is asked seldom, since most
+        endpoints that fail have not moved, and identity-api may be down for the same reason.
+        """
+        now, pause = self._clock.monotonic(), equal_jitter(ENDPOINT_CHECK_PAUSE)
+        if self._ask_for_endpoint_at is None:
+            self._ask_for_endpoint_at = now + pause
+        if now < self._ask_for_endpoint_at:
+            return False
+        self._ask_for_endpoint_at = now + pause
+        try:
+            with self._store_lock, self._store.lock(self._remaining(deadline)):
+                return self._update_endpoint(deadline)
+        except IdentityError as error:
+            # Callers hear of the token endpoint.
+            self._events.log(
+                logging.DEBUG,
+                "asked identity-api whether the token endpoint has moved, in vain: %s",
+                error.message,
+            )
+            return False
+
+    def _update_endpoint(self, deadline: float) -> bool:
+        known = self._known
+        assert known is not None  # noqa: S101  # its caller has a token endpoint that fails
+        claim = self._store.save(self._store.load())
+        reply = self._register_call(deadline, regenerate_secret=False)
+        if self._has_new_secret(reply):  # identity-api has lost the service, and created it again
+            self._known, self._state = self._save_new(reply, claim), CredentialState.UNTESTED
+            return True
+        if reply.token_endpoint == known.token_endpoint:
+            return False
+        self._known = evolve(
+            known if self._is_dirty else claim.credentials or known,
+            token_endpoint=reply.token_endpoint,
+        )
+        self._save(self._known, claim)
+        self._events.log(
+            logging.WARNING,
+            "the token endpoint has moved, as identity-api says: %s",
+            shown_url(reply.token_endpoint),
+        )
+        return True
+
     def _token_with_known(self, deadline: float) -> AccessToken | None:
         """Return a token, or None when there are no credentials or they are rejected."""
         if self._known is None:
@@ -183,6 +234,7 @@ class RegistrationSource(_TokenSourceBase):
                 )
             raise
         self._state = CredentialState.ACCEPTED
+        self._ask_for_endpoint_at = None
         return token
 
     def _newer_credentials(self, stored: StoredCredentials) -> ServiceCredentials | None:
@@ -281,10 +333,7 @@ class RegistrationSource(_TokenSourceBase):
         credentials = extract_credentials(reply, self._config.service_name, self._base_url)
         # Saved before they are validated: a secret that was not saved is lost with this process,
         # and the next one would have to rotate it.
-        try:
-            self._store.save(evolve(claim, credentials=credentials))
-        except CredentialStoreError:
-            self._is_dirty = True
+        self._save(credentials, claim)
         self._events.emit(
             EventKind.REGISTERED,
             "registered with identity-api: client %r (already registered)"
@@ -297,6 +346,12 @@ class RegistrationSource(_TokenSourceBase):
         if reply.secret_regenerated:
             self._report_rotation()
         return credentials
+
+    def _save(self, credentials: ServiceCredentials, claim: StoredCredentials) -> None:
+        try:
+            self._store.save(evolve(claim, credentials=credentials))
+        except CredentialStoreError:
+            self._is_dirty = True
 
     def _report_rotation(self) -> None:
         self._lost_rotations += self._state is CredentialState.REJECTED
