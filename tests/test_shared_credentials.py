@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from support.canned import reply, token_reply
+from support.canned import Asked, Canned, reply, token_reply
 from support.processes import run
 from support.scripted import REJECTED, Scripted, existing, registered, wait_for
 from support.services import MakeService, Preconfigured, StartCanned
@@ -27,6 +27,7 @@ from identity_client import (
     ServiceEvent,
     ServiceState,
     StoredCredentials,
+    TokenEndpointError,
 )
 from identity_client._tokens import registration
 from identity_client.server import IdentityServer
@@ -101,23 +102,39 @@ def asked_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registration, "ENDPOINT_CHECK_PAUSE", 0.2)
 
 
-def test_a_token_endpoint_that_moved_is_found_in_the_store(
-    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
-) -> None:
-    service = make(scripted.url, base_retry_delay=0.05, max_retry_delay=0.1)
-    scripted.tokens = [token_reply(expires_in=2), reply({"error": "gone"}, 404)]
-    assert service.get_access_token(10)
+GONE = reply({"error": "gone"}, 404)
+SHORT_PAUSES: dict[str, Any] = {"base_retry_delay": 0.05, "max_token_retry_delay": 0.1}
+
+
+def until_failing(service: IdentityBootstrapService) -> None:
+    """Wait until the failure of a token request has been published."""
     wait_for(service, lambda: service.status().token_requests_failed >= 2)
-    assert service.status().registrations == 1
+
+
+def until_ready(service: IdentityBootstrapService) -> None:
+    wait_for(service, lambda: service.status().state is ServiceState.READY)
+
+
+def change_stored(shelf: Shelf, **members: Any) -> None:
+    """Do as another replica that saves credentials."""
     with shelf.lock(1):
         stored = shelf.load()
         assert stored.credentials is not None
-        new_url = canned(token_reply("from-the-new-endpoint")).url
-        moved = evolve(stored.credentials, token_endpoint=f"{new_url}/token")
-        shelf.save(evolve(stored, credentials=moved))
-    wait_for(service, lambda: service.status().state is ServiceState.READY)
+        shelf.save(evolve(stored, credentials=evolve(stored.credentials, **members)))
+
+
+def test_a_token_endpoint_that_moved_is_found_in_the_store(
+    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
+) -> None:
+    service = make(scripted.url, **SHORT_PAUSES)
+    scripted.tokens = [token_reply(expires_in=2), GONE]
+    assert service.get_access_token(10)
+    until_failing(service)
+    new_url = canned(token_reply("from-the-new-endpoint")).url
+    change_stored(shelf, token_endpoint=f"{new_url}/token")
+    until_ready(service)
     assert service.get_access_token() == "from-the-new-endpoint"
-    assert service.status().registrations == 1
+    assert scripted.asked.count("register") == 1
 
 
 @pytest.mark.usefixtures("asked_often")
@@ -128,71 +145,204 @@ def test_a_token_endpoint_that_moved_is_found_by_asking_identity_api(
     canned: StartCanned,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    service = make(scripted.url, base_retry_delay=0.05, max_token_retry_delay=0.1)
+    service = make(scripted.url, **SHORT_PAUSES)
     new_url = canned(token_reply("from-the-new-endpoint")).url
-    scripted.tokens = [token_reply(expires_in=2), reply({"error": "gone"}, 404)]
+    scripted.tokens = [token_reply(expires_in=2), GONE]
     assert service.get_access_token(10)
     # Not at first: it is asked again while nothing has moved, or nobody answers.
     scripted.registrations = [reply({}, 503), existing(scripted.url), existing(new_url)]
     with caplog.at_level(logging.DEBUG, "identity_client"):
-        wait_for(service, lambda: service.status().token_requests_failed >= 2)
-        wait_for(service, lambda: service.status().state is ServiceState.READY)
+        until_failing(service)
+        until_ready(service)
+        idle(service)
     assert service.get_access_token() == "from-the-new-endpoint"
-    assert scripted.asked.count("register") == 4
+    assert scripted.asked.count("register") >= 4
     assert "register and regenerate" not in scripted.asked
     assert service.status().registrations == 1
     assert shelf.holds is not None
     assert shelf.holds.token_endpoint == f"{new_url}/token"
-    assert f"the token endpoint has moved, as identity-api says: {new_url}/token" in caplog.text
-    assert "asked identity-api whether the token endpoint has moved, in vain" in caplog.text
+    assert f"the token endpoint has moved to {new_url}/token" in caplog.text
+    assert "could not find out whether the token endpoint has moved" in caplog.text
 
 
 def test_identity_api_is_asked_seldom_while_the_token_endpoint_fails(
-    make: MakeService, scripted: Scripted
+    make: MakeService, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(registration, "ENDPOINT_CHECK_PAUSE", 1e6)  # no draw is near 0
     service = make(scripted.url, base_retry_delay=0.01, max_token_retry_delay=0.01)
     token = service.get_access_token(10)
-    scripted.tokens = [reply({"error": "gone"}, 404)]
+    scripted.tokens = [GONE]
     service.invalidate_token(token)
     wait_for(service, lambda: service.status().token_requests_failed >= 20)
     assert scripted.asked.count("register") == 1
+    source: Any = service._source
+    source._endpoint_check_at = 0.0
+    wait_for(service, lambda: service.status().token_requests_failed >= 50)
+    assert scripted.asked.count("register") == 2
+
+
+def test_who_loads_credentials_asks_soon_whether_the_token_endpoint_has_moved(
+    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
+) -> None:
+    make(scripted.url).get_access_token(10)
+    scripted.tokens = [GONE]
+    scripted.registrations = [existing(canned(token_reply("from-the-new-endpoint")).url)]
+    service = make(scripted.url, **SHORT_PAUSES)
+    assert service.wait_for_token(10)
+    assert service.get_access_token() == "from-the-new-endpoint"
+    assert scripted.asked.count("register") == 2
+
+
+@pytest.mark.usefixtures("asked_often")
+def test_callers_hear_of_the_token_endpoint_before_identity_api_is_asked(
+    make: MakeService, scripted: Scripted
+) -> None:
+    service = make(scripted.url, request_timeout=60, **SHORT_PAUSES)
+    scripted.tokens = [token_reply(expires_in=1), GONE]
+    assert service.get_access_token(10)
+    asked, release, prepare = threading.Event(), threading.Event(), scripted.server.before_answer
+
+    def hang(request: Asked) -> None:
+        if request.path != "/token":
+            asked.set()
+            release.wait(60)
+        prepare(request)
+
+    scripted.server.before_answer = hang
+    try:
+        assert asked.wait(30)
+        while service.peek_token() is not None:
+            time.sleep(0.01)
+        failures = service.status().token_requests_failed
+        while service.status().token_requests_failed < failures + 3:  # the worker is replaced
+            with pytest.raises(TokenEndpointError, match="HTTP 404"):
+                service.get_access_token(5)
+    finally:
+        release.set()
+
+
+@pytest.mark.parametrize("answer", [REJECTED, GONE])
+@pytest.mark.usefixtures("asked_often")
+def test_a_wrong_endpoint_from_identity_api_replaces_nothing(
+    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned, answer: Canned
+) -> None:
+    service = make(scripted.url, **SHORT_PAUSES)
+    scripted.tokens = [token_reply(expires_in=2), GONE]
+    assert service.get_access_token(10)
+    wrong = canned(answer)
+    scripted.registrations = [existing(wrong.url)]
+    wait_for(service, lambda: len(wrong.asked) >= 2)
+    scripted.tokens = [token_reply("from-the-old-endpoint")]
+    until_ready(service)
+    assert service.get_access_token() == "from-the-old-endpoint"
+    assert "register and regenerate" not in scripted.asked
+    assert shelf.holds is not None
+    assert shelf.holds.token_endpoint == f"{scripted.url}/token"
 
 
 @pytest.mark.usefixtures("asked_often")
 def test_a_service_that_identity_api_has_lost_is_used_as_created_again(
-    make: MakeService, scripted: Scripted, shelf: Shelf
+    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
 ) -> None:
-    service = make(scripted.url, base_retry_delay=0.05, max_token_retry_delay=0.1)
-    scripted.tokens = [token_reply(expires_in=2), reply({"error": "gone"}, 404)]
+    service = make(scripted.url, **SHORT_PAUSES)
+    scripted.tokens = [token_reply(expires_in=2), GONE]
     assert service.get_access_token(10)
-    scripted.registrations = [registered(scripted.url, clientSecret="created-again")]
-    wait_for(service, lambda: service.status().registrations == 2)
-    scripted.tokens = [token_reply("new")]
-    wait_for(service, lambda: service.status().state is ServiceState.READY)
+    new = canned(token_reply("from-the-new-endpoint"))
+    scripted.registrations = [registered(new.url, clientSecret="created-again")]
+    until_failing(service)
+    until_ready(service)
+    assert service.get_access_token() == "from-the-new-endpoint"
+    assert new.asked[0].form["client_secret"] == "created-again"
     assert shelf.holds is not None
     assert shelf.holds.client_secret == "created-again"
     assert "register and regenerate" not in scripted.asked
 
 
 @pytest.mark.usefixtures("asked_often")
-def test_a_moved_token_endpoint_does_not_overwrite_a_secret_that_another_replica_saved(
+def test_a_secret_that_another_replica_saved_is_used_at_the_new_endpoint(
     make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
 ) -> None:
-    service = make(scripted.url, base_retry_delay=0.05, max_token_retry_delay=0.1)
-    scripted.tokens = [token_reply(expires_in=2), reply({"error": "gone"}, 404)]
+    service = make(scripted.url, **SHORT_PAUSES)
+    scripted.tokens = [token_reply(expires_in=2), GONE]
     assert service.get_access_token(10)
-    with shelf.lock(1):
-        stored = shelf.load()
-        assert stored.credentials is not None
-        rotated = evolve(stored.credentials, client_secret="rotated-elsewhere")
-        shelf.save(evolve(stored, credentials=rotated))
+    change_stored(shelf, client_secret="rotated-elsewhere")
     new = canned(token_reply("from-the-new-endpoint"))
     scripted.registrations = [existing(new.url)]
-    wait_for(service, lambda: service.status().token_requests_failed >= 2)
-    wait_for(service, lambda: service.status().state is ServiceState.READY)
+    until_failing(service)
+    until_ready(service)
+    idle(service)
+    assert new.asked[0].form["client_secret"] == "rotated-elsewhere"
     assert shelf.holds is not None
     assert shelf.holds.client_secret == "rotated-elsewhere"
-    assert new.asked[0].form["client_secret"] == "rotated-elsewhere"
+    assert shelf.holds.token_endpoint == f"{new.url}/token"
+
+
+def test_a_secret_that_could_not_be_saved_is_not_replaced_by_what_the_store_holds(
+    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
+) -> None:
+    service = make(scripted.url, **SHORT_PAUSES)
+    assert service.get_access_token(10)
+    idle(service)
+    new = canned(reply({}, 503))
+    save = shelf.save
+
+    def save_claims_only(stored: StoredCredentials) -> StoredCredentials:
+        if stored.credentials and stored.credentials.client_secret == "regenerated":
+            raise CredentialStoreError("full")
+        return save(stored)
+
+    shelf.save = save_claims_only  # type: ignore[method-assign]
+    scripted.registrations = [
+        existing(new.url),
+        existing(new.url, "regenerated", regenerated=True),
+    ]
+    service.force_reregistration()
+    wait_for(service, lambda: len(new.asked) >= 3)
+    assert {asked.form["client_secret"] for asked in new.asked} == {"regenerated"}
+    assert scripted.asked.count("token a-client-secret") == 1
+
+
+def test_no_secret_is_regenerated_where_the_old_endpoint_rejects_a_client_that_moved(
+    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
+) -> None:
+    service = make(scripted.url, **SHORT_PAUSES)
+    token = service.get_access_token(10)
+    new_url = canned(token_reply("from-the-new-endpoint")).url
+    scripted.tokens = [REJECTED]
+    scripted.registrations = [existing(new_url)]
+    service.invalidate_token(token)
+    assert service.wait_for_token(10)
+    wait_for(service, lambda: service.get_access_token() == "from-the-new-endpoint")
+    idle(service)
+    assert "register and regenerate" not in scripted.asked
+    assert shelf.holds is not None
+    assert shelf.holds.token_endpoint == f"{new_url}/token"
+
+
+def test_a_store_that_hangs_does_not_keep_a_failed_token_request_from_being_repeated(
+    make: MakeService, scripted: Scripted, shelf: Shelf
+) -> None:
+    service = make(scripted.url, **SHORT_PAUSES)
+    token = service.get_access_token(10)
+    idle(service)
+    hangs, release = threading.Event(), threading.Event()
+
+    def hang() -> StoredCredentials:
+        hangs.set()
+        release.wait(60)
+        return StoredCredentials()
+
+    shelf.load = hang  # type: ignore[method-assign]
+    try:
+        service.invalidate_token(token, was_accepted=True)
+        token = service.get_access_token(10)
+        assert hangs.wait(10)
+        scripted.tokens = [GONE, token_reply("at-last")]
+        service.invalidate_token(token, was_accepted=True)
+        assert service.wait_for_token(10)
+        wait_for(service, lambda: service.get_access_token(10) == "at-last")
+    finally:
+        release.set()
 
 
 def test_a_store_that_fails_with_the_token_endpoint_is_not_what_callers_hear_of(
@@ -227,16 +377,16 @@ def shared(service: IdentityBootstrapService) -> None:
     """Wait until the worker has looked after the store, which it does after the token is out."""
     idle(service)
     source: Any = service._source
-    done, sync = threading.Event(), source.sync_to_store
+    done, sync = threading.Event(), source.follow_up
 
     def sync_and_tell() -> None:
         sync()
         done.set()
 
-    source.sync_to_store = sync_and_tell
+    source.follow_up = sync_and_tell
     renew(service)
     assert done.wait(5)
-    source.sync_to_store = sync
+    source.follow_up = sync
     idle(service)
 
 
@@ -560,7 +710,7 @@ def test_a_store_that_raises_something_else_ends_nothing(
     renew(service)
     renew(service)
     service.close()  # all is logged by then
-    assert "unexpected KeyError while writing the credentials to the store (_call" in caplog.text
+    assert "unexpected KeyError while using the credential store (_call" in caplog.text
     assert "this is a bug, please report it" in caplog.text
     assert "a-secret" not in caplog.text
 

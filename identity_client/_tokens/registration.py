@@ -21,9 +21,9 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from contextlib import suppress
 from enum import Enum, auto
 
+import backoff
 from attrs import evolve
 
 from .._http.retry import Backoff, equal_jitter
@@ -85,6 +85,9 @@ class RegistrationSource(_TokenSourceBase):
         self._registration_backoff: Backoff | None = None
         self._register_at = -math.inf
         self._registration_error: IdentityError | None = None
+        self._candidate: ServiceCredentials | None = None
+        self._is_candidate_stored = False
+        self._has_endpoint_failed = False
         self._is_dirty = False
         self._sync_failed = False
         self._lost_rotations = 0
@@ -94,7 +97,7 @@ class RegistrationSource(_TokenSourceBase):
     def at_fork_reinit(self) -> None:
         # A worker that writes back to a store that hangs may be replaced meanwhile.
         self._store_lock = threading.Lock()
-        self._ask_for_endpoint_at: float | None = None  # children draw moments of their own
+        self._endpoint_check_at: float | None = None  # children draw moments of their own
 
     @property
     def credentials(self) -> ServiceCredentials | None:
@@ -113,9 +116,9 @@ class RegistrationSource(_TokenSourceBase):
         try:
             token = self._token_with_known(deadline)
         except TokenEndpointError:
-            if not (self._load_moved_endpoint() or self._ask_for_moved_endpoint(deadline)):
+            token = self._token_with_candidate(deadline)
+            if token is None:
                 raise
-            token = self._token_with_known(deadline)
         if token is not None:
             return token
         self.step = Step.REGISTRATION
@@ -146,68 +149,36 @@ class RegistrationSource(_TokenSourceBase):
         """Use what the store holds if it is something else; return whether it is."""
         newer = self._newer_credentials(stored)
         if newer is not None:
-            self._known, self._state = newer, CredentialState.UNTESTED
+            self._use(newer, CredentialState.UNTESTED)
+            # They may be older than the endpoint, and a process that ends soon has to find out.
+            pause = backoff.full_jitter(self._config.base_retry_delay)
+            self._endpoint_check_at = self._clock.monotonic() + pause
         return newer is not None
 
-    def _load_moved_endpoint(self) -> bool:
-        """Return whether another replica has saved another token endpoint, now that this one fails.
+    def _token_with_candidate(self, deadline: float) -> AccessToken | None:
+        """Return a token of an endpoint that was found elsewhere, now that the known one fails.
 
-        A store that fails, too, is not what callers have to hear of.
+        What works replaces the known credentials; what does not leaves them as they are.
         """
-        known = self._known
-        with suppress(CredentialStoreError):
-            with self._store_lock:
-                stored = self._store.load()
-            found = stored.credentials
-            if known and found and found.token_endpoint != known.token_endpoint:
-                return self._take_newer(stored)
-        return False
-
-    def _ask_for_moved_endpoint(self, deadline: float) -> bool:
-        """Return whether identity-api knows of another token endpoint, now that this one fails.
-
-        A registration that regenerates no secret returns it. It is asked seldom, since most
-        endpoints that fail have not moved, and identity-api may be down for the same reason.
-        """
-        now, pause = self._clock.monotonic(), equal_jitter(ENDPOINT_CHECK_PAUSE)
-        if self._ask_for_endpoint_at is None:
-            self._ask_for_endpoint_at = now + pause
-        if now < self._ask_for_endpoint_at:
-            return False
-        self._ask_for_endpoint_at = now + pause
+        candidate, self._candidate = self._candidate, None
+        if candidate is None:
+            return None
         try:
-            with self._store_lock, self._store.lock(self._remaining(deadline)):
-                return self._update_endpoint(deadline)
-        except IdentityError as error:
-            # Callers hear of the token endpoint.
-            self._events.log(
-                logging.DEBUG,
-                "asked identity-api whether the token endpoint has moved, in vain: %s",
-                error.message,
-            )
-            return False
-
-    def _update_endpoint(self, deadline: float) -> bool:
-        known = self._known
-        assert known is not None  # noqa: S101  # its caller has a token endpoint that fails
-        claim = self._store.save(self._store.load())
-        reply = self._register_call(deadline, regenerate_secret=False)
-        if self._has_new_secret(reply):  # identity-api has lost the service, and created it again
-            self._known, self._state = self._save_new(reply, claim), CredentialState.UNTESTED
-            return True
-        if reply.token_endpoint == known.token_endpoint:
-            return False
-        self._known = evolve(
-            known if self._is_dirty else claim.credentials or known,
-            token_endpoint=reply.token_endpoint,
-        )
-        self._save(self._known, claim)
+            token = self._fetch(candidate, deadline)
+        except TokenEndpointError:
+            return None
+        self._use(candidate, CredentialState.ACCEPTED)
+        self._is_dirty = not self._is_candidate_stored
         self._events.log(
             logging.WARNING,
-            "the token endpoint has moved, as identity-api says: %s",
-            shown_url(reply.token_endpoint),
+            "the token endpoint has moved to %s",
+            shown_url(candidate.token_endpoint),
         )
-        return True
+        return token
+
+    def _use(self, credentials: ServiceCredentials, state: CredentialState) -> None:
+        self._known, self._state = credentials, state
+        self._candidate = self._endpoint_check_at = None
 
     def _token_with_known(self, deadline: float) -> AccessToken | None:
         """Return a token, or None when there are no credentials or they are rejected."""
@@ -233,8 +204,10 @@ class RegistrationSource(_TokenSourceBase):
                     level=logging.WARNING,
                 )
             raise
-        self._state = CredentialState.ACCEPTED
-        self._ask_for_endpoint_at = None
+        except TokenEndpointError:
+            self._has_endpoint_failed = True
+            raise
+        self._use(self._known, CredentialState.ACCEPTED)
         return token
 
     def _newer_credentials(self, stored: StoredCredentials) -> ServiceCredentials | None:
@@ -290,11 +263,11 @@ class RegistrationSource(_TokenSourceBase):
             token = self._register_under_lock(deadline)
         except IdentityError as error:
             if self.step is Step.REGISTRATION:  # else the new credentials wait for their token
-                backoff = self._registration_backoff or Backoff(
+                schedule = self._registration_backoff or Backoff(
                     config.base_retry_delay, config.max_retry_delay
                 )
-                self._registration_backoff = backoff
-                self._register_at = self._clock.monotonic() + backoff.next()
+                self._registration_backoff = schedule
+                self._register_at = self._clock.monotonic() + schedule.next()
                 self._registration_error = copy_for_raise(error)
             raise
         self._is_forced = False
@@ -314,8 +287,9 @@ class RegistrationSource(_TokenSourceBase):
                 reply = self._register_call(deadline, regenerate_secret=False)
                 if not self._has_new_secret(reply):
                     if not self._is_forced:
-                        # Rejected by mistake, or for a moment? Ask once more before a secret is
-                        # rotated that other replicas may be using.
+                        # Rejected by mistake, for a moment, or at an endpoint that has moved? Ask
+                        # once more before a secret is rotated that other replicas may be using.
+                        self._move_known(reply.token_endpoint)
                         token = self._token_with_known(deadline)
                         self.step = Step.REGISTRATION
                         if token is not None:
@@ -323,9 +297,14 @@ class RegistrationSource(_TokenSourceBase):
                     claim = self._store.save(self._claim_regeneration(claim))
                     reply = self._register_call(deadline, regenerate_secret=True)
                 newer = self._save_new(reply, claim)
-            self._known, self._state = newer, CredentialState.UNTESTED
+            self._use(newer, CredentialState.UNTESTED)
             self._is_forced = False  # there are new ones, whatever becomes of their first token
         return self._fetch_with_known(deadline)
+
+    def _move_known(self, token_endpoint: str) -> None:
+        if self._known is not None and self._known.token_endpoint != token_endpoint:
+            self._known = evolve(self._known, token_endpoint=token_endpoint)
+            self._is_dirty = True
 
     def _save_new(
         self, reply: RegisterServiceResponse, claim: StoredCredentials
@@ -333,7 +312,10 @@ class RegistrationSource(_TokenSourceBase):
         credentials = extract_credentials(reply, self._config.service_name, self._base_url)
         # Saved before they are validated: a secret that was not saved is lost with this process,
         # and the next one would have to rotate it.
-        self._save(credentials, claim)
+        try:
+            self._store.save(evolve(claim, credentials=credentials))
+        except CredentialStoreError:
+            self._is_dirty = True
         self._events.emit(
             EventKind.REGISTERED,
             "registered with identity-api: client %r (already registered)"
@@ -346,12 +328,6 @@ class RegistrationSource(_TokenSourceBase):
         if reply.secret_regenerated:
             self._report_rotation()
         return credentials
-
-    def _save(self, credentials: ServiceCredentials, claim: StoredCredentials) -> None:
-        try:
-            self._store.save(evolve(claim, credentials=credentials))
-        except CredentialStoreError:
-            self._is_dirty = True
 
     def _report_rotation(self) -> None:
         self._lost_rotations += self._state is CredentialState.REJECTED
@@ -448,17 +424,66 @@ class RegistrationSource(_TokenSourceBase):
                 timeout=self._remaining(deadline),
             )
 
-    # --- writing back ---
+    # --- after each attempt, when its outcome is published ---
 
-    def sync_to_store(self) -> None:
+    def follow_up(self) -> None:
         """Write the credentials back to a store that has lost them, e.g. after a restart.
 
-        Without this the next process to start would have to regenerate the secret.
+        Without this the next process to start would have to regenerate the secret. And while the
+        token endpoint fails, find out whether it has moved.
         """
-        if self.credentials is None or not self._store_lock.acquire(blocking=False):
+        if not self._store_lock.acquire(blocking=False):
             return
         try:
-            self._sync(self.credentials)
+            if self.credentials is not None:
+                self._sync_or_warn(self.credentials)
+            if self._has_endpoint_failed:
+                self._has_endpoint_failed = False
+                self._find_candidate()
+        finally:
+            self._store_lock.release()
+
+    def _find_candidate(self) -> None:
+        """Look for the credentials that the next attempt tries if the token endpoint fails again.
+
+        Another replica may have saved them. identity-api is asked seldom, since most endpoints that
+        fail have not moved, and it may be down for the same reason.
+        """
+        now, known = self._clock.monotonic(), self._known
+        if self._endpoint_check_at is None:
+            self._endpoint_check_at = now + backoff.full_jitter(ENDPOINT_CHECK_PAUSE)
+        try:
+            if now >= self._endpoint_check_at:
+                self._endpoint_check_at = now + equal_jitter(ENDPOINT_CHECK_PAUSE)
+                self._is_candidate_stored = False
+                self._candidate = self._ask_for_endpoint()
+            elif not self._is_dirty:
+                found = self._store.load().credentials
+                if found and known and found.token_endpoint != known.token_endpoint:
+                    self._is_candidate_stored = True
+                    self._candidate = found
+        except IdentityError as error:  # callers hear of the token endpoint
+            self._events.log(
+                logging.DEBUG,
+                "could not find out whether the token endpoint has moved: %s",
+                error.message,
+            )
+
+    def _ask_for_endpoint(self) -> ServiceCredentials | None:
+        """Ask identity-api where the token endpoint is, by a registration without a new secret."""
+        with self._store.lock(self._config.request_timeout):
+            claim = self._store.save(self._store.load())
+            reply = self._register_call(math.inf, regenerate_secret=False)
+            if self._has_new_secret(reply):  # identity-api had lost the service
+                return self._save_new(reply, claim)
+        known = self._known
+        latest = known if self._is_dirty else claim.credentials or known
+        moved = latest and evolve(latest, token_endpoint=reply.token_endpoint)
+        return None if moved == known else moved
+
+    def _sync_or_warn(self, credentials: ServiceCredentials) -> None:
+        try:
+            self._sync(credentials)
         except CredentialStoreError as error:
             level = logging.DEBUG if self._sync_failed else logging.WARNING
             self._sync_failed = True
@@ -470,8 +495,6 @@ class RegistrationSource(_TokenSourceBase):
             )
         else:
             self._is_dirty = self._sync_failed = False
-        finally:
-            self._store_lock.release()
 
     def _sync(self, credentials: ServiceCredentials) -> None:
         if not self._needs_sync(self._store.load(), credentials):

@@ -58,8 +58,8 @@ class TokenSource(Protocol):
         """
         ...
 
-    def sync_to_store(self) -> None:
-        """Write the credentials back to a store that has lost them; the token is served by now."""
+    def follow_up(self) -> None:
+        """Do what can wait until the outcome of `obtain` is published: whatever needs a store."""
         ...
 
     def register_again(self) -> None:
@@ -165,7 +165,7 @@ class StaticCredentialsSource(_TokenSourceBase):
                 raise
         return self._fetch(self._credentials, deadline)
 
-    def sync_to_store(self) -> None:
+    def follow_up(self) -> None:
         pass
 
     def register_again(self) -> None:

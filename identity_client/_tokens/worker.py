@@ -258,9 +258,9 @@ class Worker:
         self._events.deliver()
         if sync:
             try:
-                self._source.sync_to_store()
+                self._source.follow_up()
             except Exception as error:  # noqa: BLE001  # a store may be anybody's
-                activity = "writing the credentials to the store"
+                activity = "using the credential store"
                 self._events.log(logging.WARNING, *_unexpected(error, activity))
             self._events.deliver()
         if self._run_id is run_id:

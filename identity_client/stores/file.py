@@ -123,6 +123,7 @@ class FileStore:
             return False
         return False
 
+    @hide_frames
     def save(self, stored: StoredCredentials) -> StoredCredentials:
         if not self._locked or self.load().version != stored.version:
             raise CredentialStoreError(

@@ -180,6 +180,7 @@ class RedisStore:
         with self._translate_errors():
             return self._connect().get(self._lock_key) is not None
 
+    @hide_frames
     def save(self, stored: StoredCredentials) -> StoredCredentials:
         before, stored = stored.version, evolve(stored, version=stored.version + 1)
         with self._translate_errors():

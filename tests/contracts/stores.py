@@ -65,8 +65,12 @@ class StoreContract(CredentialStoreContract):
         store, other = store_at(url), store_at(url)
         before = save(store)
         save(other, "newer")
-        with store.lock(1), pytest.raises(CredentialStoreError, match="could not save to"):
+        with (
+            store.lock(1),
+            pytest.raises(CredentialStoreError, match="could not save to") as caught,
+        ):
             store.save(before)
+        assert caught.traceback[-1].path.name == "_frames.py"  # those beneath hold what was saved
         with (
             store.lock(1),
             pytest.raises(

@@ -84,7 +84,7 @@ class Source:
             requested_at_wall=requested_at_wall,
         )
 
-    def sync_to_store(self) -> None:
+    def follow_up(self) -> None:
         pass
 
     def register_again(self) -> None:
