@@ -42,12 +42,11 @@ def config_error(attribute: attrs.Attribute[Any], problem: str) -> Configuration
     return ConfigurationError(f"{name} {problem}")
 
 
-def raise_all(problems: Iterable[str]) -> None:
+def raise_all(problems: Iterable[str], *, subject: str = "") -> None:
     found = tuple(problems)
-    if len(found) == 1:
-        raise ConfigurationError(found[0])
     if found:
-        raise ConfigurationError(f"{len(found)} problems: {'; '.join(found)}", problems=found)
+        count = f"{len(found)} problems: " if len(found) > 1 else ""
+        raise ConfigurationError(f"{subject}{count}{'; '.join(found)}", problems=found)
 
 
 def check_text(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:

@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pytest
@@ -78,7 +78,7 @@ class TestSettings:
         made = config(REQUIRED, IDENTITY_API_INTERNAL_TOKEN_FILE="/nowhere")
         assert made.identity_api_internal_token == INTERNAL_TOKEN
 
-    @pytest.mark.parametrize("kind", [str, Path])
+    @pytest.mark.parametrize("kind", [str, Path, PurePath])
     def test_a_file_wins_over_a_secret_of_the_environment(
         self, kind: Callable[[Path], object], tmp_path: Path
     ) -> None:
@@ -86,6 +86,14 @@ class TestSettings:
         file.write_text("from-a-file\n")
         made = config({"IDENTITY_API_INTERNAL_TOKEN_FILE": kind(file)}, **REQUIRED)
         assert made.identity_api_internal_token == "from-a-file"
+
+    @pytest.mark.parametrize("value", [b"/run/key", False, 7])
+    def test_a_file_that_is_no_path_is_refused_and_hides_nothing(self, value: object) -> None:
+        name = "IDENTITY_CREDENTIAL_STORE_KEY_FILE"
+        with pytest.raises(ConfigurationError) as caught:
+            config({**REQUIRED, name: value, "IDENTITY_TOKEN_TIMEOUT": "10s"})
+        assert f"{name} must be the path of a file, as text or a path object" in str(caught.value)
+        assert len(caught.value.problems) == 2
 
     def test_may_be_text_or_of_the_type_of_the_field(self) -> None:
         texts = config({**REQUIRED, "IDENTITY_TOKEN_TIMEOUT": "5", "SERVICE_TYPE": "WORKER"})
@@ -384,6 +392,12 @@ class TestCommands:
                 pytest.raises(NotReadyError, match="IDENTITY_ALLOW_SECRET_REGENERATION"),
             ):
                 of_command.get_access_token(2)
+
+    def test_leave_the_status_file_of_the_service_alone(self, tmp_path: Path) -> None:
+        settings = {**REQUIRED, "IDENTITY_STATUS_FILE": str(tmp_path / "status.json")}
+        with command_service(config(settings)) as of_command:
+            of_command.start()
+        assert list(tmp_path.iterdir()) == []
 
     def test_refuse_to_lose_a_secret_that_may_not_be_regenerated(self) -> None:
         settings = {**REQUIRED, "IDENTITY_ALLOW_SECRET_REGENERATION": "false"}

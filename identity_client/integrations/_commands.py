@@ -26,7 +26,9 @@ def exit_code(error: IdentityError) -> int:
 
 
 def command_service(config: IdentityBootstrapConfig) -> IdentityBootstrapService:
-    """Return a service for one command: it does not regenerate a secret that replicas use.
+    """Return a service for one command, beside one that runs.
+
+    It does not regenerate a secret that replicas use, nor replace the file of their status.
 
     Raises:
         ConfigurationError: the command would lose a secret that may not be regenerated.
@@ -35,7 +37,9 @@ def command_service(config: IdentityBootstrapConfig) -> IdentityBootstrapService
 
     if not config.allow_secret_regeneration:
         refuse_to_lose_secret(config)
-    return IdentityBootstrapService(attrs.evolve(config, allow_secret_regeneration=False))
+    return IdentityBootstrapService(
+        attrs.evolve(config, allow_secret_regeneration=False, status_file=None)
+    )
 
 
 def refuse_to_lose_secret(config: IdentityBootstrapConfig) -> None:

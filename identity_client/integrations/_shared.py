@@ -10,13 +10,13 @@ import os
 import weakref
 from collections.abc import Mapping
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from .. import _fork
 from .._frames import hide_frames
+from .._settings import raise_all
 from ..config import IdentityBootstrapConfig
 from ..errors import ConfigurationError
 from ..events import ServiceState
@@ -143,17 +143,24 @@ def config_from_settings(
         for name, text in (os.environ if environ is None else environ).items()
         if names.get(name, name).removesuffix(_FILE) not in hidden
     }
+    problems = tuple(
+        f"{name} must be the path of a file, as text or a path object"
+        for name in given
+        if name.endswith(_FILE) and name not in texts
+    )
     try:
-        return IdentityBootstrapConfig.from_env(inherited | texts, **objects)
+        config = IdentityBootstrapConfig.from_env(inherited | texts, **objects)
     except ConfigurationError as error:
-        message = f"identity_client is not configured, by {where} and the environment"
-        raise ConfigurationError(f"{message}: {error.message}", problems=error.problems) from None
+        problems += error.problems
+    subject = f"identity_client is not configured, by {where} and the environment: "
+    raise_all(problems, subject=subject)
+    return config
 
 
 def _as_text(value: object) -> str | None:
     """Return what the environment would hold, or None for a value of the field's own type."""
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
     return value if isinstance(value, str) and not isinstance(value, Enum) else None
 
 

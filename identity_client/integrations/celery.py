@@ -8,8 +8,8 @@ credentials and the token.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import requests
 from celery import Celery, current_app, signals
@@ -18,7 +18,7 @@ from celery.exceptions import WorkerShutdown
 from .. import _fork
 from .._http.hosts import AcceptedTokens
 from ..auth import TokenAuth
-from ..errors import IdentityError
+from ..errors import ConfigurationError, IdentityError
 from ..service import IdentityBootstrapService
 from ._shared import config_from_settings, shared_service
 
@@ -113,8 +113,11 @@ class CeleryIdentity:
         self.service.invalidate_token(token, host, was_accepted=was_accepted)
 
     @property
-    def _settings(self) -> dict[str, Any]:
-        return self._app.conf.get("identity_client") or {}
+    def _settings(self) -> Mapping[str, Any]:
+        given: object = self._app.conf.get("identity_client") or {}
+        if not isinstance(given, Mapping):
+            raise ConfigurationError("app.conf.identity_client must be a dictionary")
+        return cast("Mapping[str, Any]", given)
 
     @property
     def _service(self) -> IdentityBootstrapService:

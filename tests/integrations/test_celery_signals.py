@@ -16,6 +16,7 @@ from support.canned import reply
 from support.services import INTERNAL_TOKEN, StartCanned
 
 from identity_client import (
+    ConfigurationError,
     IdentityBootstrapService,
     TokenEndpointError,
 )
@@ -157,6 +158,14 @@ def test_settings_that_are_missing_stop_the_worker(app: Celery) -> None:
     CeleryIdentity(app)
     with pytest.raises(WorkerShutdown, match=r"start: .*app\.conf\.identity_client.*SERVICE"):
         start_worker(app)
+
+
+def test_settings_that_are_no_dictionary_are_refused(app: Celery) -> None:
+    app.conf.identity_client = "orders"
+    with pytest.raises(
+        ConfigurationError, match=r"app\.conf\.identity_client must be a dictionary"
+    ):
+        CeleryIdentity(app).get_access_token()
 
 
 def test_a_service_that_cannot_be_made_stops_the_worker(app: Celery) -> None:

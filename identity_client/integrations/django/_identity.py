@@ -61,11 +61,25 @@ def given_settings() -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", given)
 
 
+def given_service() -> object:
+    """Return what ``"SERVICE"`` is or names, which may be a callable; None where it is not set.
+
+    Raises:
+        ConfigurationError: it names nothing that can be imported.
+    """
+    given = given_settings().get("SERVICE")
+    if not isinstance(given, str):
+        return given
+    try:
+        return import_string(given)
+    except ImportError as error:
+        problem = f"settings.{SETTING}['SERVICE'] cannot be imported: {error}"
+    raise ConfigurationError(problem)
+
+
 def injected() -> IdentityBootstrapService | None:
-    """Return what ``"SERVICE"`` names, or None."""
-    given: Any = given_settings().get("SERVICE")
-    if isinstance(given, str):
-        given = import_string(given)
+    """Return the service that ``"SERVICE"`` gives, or None."""
+    given: Any = given_service()
     return cast("IdentityBootstrapService | None", given() if callable(given) else given)
 
 
@@ -76,7 +90,7 @@ def read_config() -> IdentityBootstrapConfig:
         ConfigurationError: settings cannot be used, are not known, or are missing.
     """
     given = given_settings()
-    unknown = sorted(given.keys() - setting_names(short=True).keys() - {"SERVICE"})
+    unknown = sorted(given.keys() - setting_names(short=True).keys() - {"SERVICE"}, key=str)
     if unknown:
         problems = tuple(f"settings.{SETTING} has the unknown key {key!r}" for key in unknown)
         raise ConfigurationError("; ".join(problems), problems=problems)

@@ -18,7 +18,7 @@ from django.core.checks import CheckMessage, Error, Warning  # noqa: A004  # Dja
 from ...config import IdentityBootstrapConfig
 from ...errors import ConfigurationError
 from .._shared import setting_names
-from ._identity import SETTING, given_settings, read_config
+from ._identity import SETTING, given_service, given_settings, read_config
 
 _SECRETS = (
     "IDENTITY_API_INTERNAL_TOKEN",
@@ -39,7 +39,7 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
         text = "The settings of identity_client do not suffice to get an access token."
         hint = "Correct what identity_client.E001, W001 and W002 show."
         return [Error(text, hint, id="identity_client.E002")]
-    if "SERVICE" in given_settings():
+    if given_service() is not None:
         return []
     config = read_config()
     return [*_plain_http(config), *_unshared_credentials(config), *_literal_secrets()]
@@ -47,7 +47,7 @@ def check_deployment(**_: Any) -> list[CheckMessage]:
 
 def _problems() -> tuple[str, ...]:
     try:
-        if "SERVICE" not in given_settings():
+        if given_service() is None:
             read_config()
     except ConfigurationError as error:
         return error.problems
@@ -99,7 +99,14 @@ def _workers() -> int:
 def _literal_secrets() -> Iterator[CheckMessage]:
     names = setting_names(short=True)
     for key, value in given_settings().items():
-        if names[key] in _SECRETS and value not in (None, *os.environ.values()):
+        variable = names.get(key, "")
+        if _is_secret(variable, value) and value not in os.environ.values():
             text = f"settings.{SETTING}[{key!r}] is a secret in the source."
-            hint = f"Set the environment variable {names[key]}_FILE to the path of a file instead."
+            hint = f"Set the environment variable {variable}_FILE to the path of a file instead."
             yield Warning(text, hint, id="identity_client.W005")
+
+
+def _is_secret(variable: str, value: object) -> bool:
+    if variable == "IDENTITY_CREDENTIAL_STORE":
+        return isinstance(value, str) and "@" in urlsplit(value).netloc
+    return variable in _SECRETS and value is not None

@@ -246,8 +246,37 @@ class TestChecks:
             assert INTERNAL_TOKEN not in str(found(deploy=True))
 
     def test_find_nothing_where_a_service_is_given(self) -> None:
-        with override_settings(IDENTITY_CLIENT={"SERVICE": "somewhere.else"}):
+        path = "identity_client.testing.FakeIdentityService"
+        with override_settings(IDENTITY_CLIENT={"SERVICE": path}):
             assert found(deploy=True) == {}
+
+    def test_refuse_a_service_that_cannot_be_imported(self) -> None:
+        with override_settings(IDENTITY_CLIENT={"SERVICE": "somewhere.else"}):
+            assert found().keys() == {"E001"}
+            assert "['SERVICE'] cannot be imported: No module named 'somewhere'" in found()["E001"]
+            with pytest.raises(CommandError, match="cannot be imported"):
+                run_command("identity_status")
+
+    def test_a_service_that_is_none_is_not_given(self) -> None:
+        with override_settings(IDENTITY_CLIENT={"SERVICE": None}):
+            assert "W001" in found()
+        with identity_client(SERVICE=None):
+            assert found(deploy=True).keys() == {"W005"}
+
+    def test_name_keys_of_any_type(self) -> None:
+        with override_settings(IDENTITY_CLIENT={1: "a", "FOO": "b"}):
+            assert "unknown key 1" in found()["E001"]
+            assert "unknown key 'FOO'" in found()["E001"]
+
+    def test_warn_of_the_password_of_a_store_in_the_source(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OF_THE_ENVIRONMENT", INTERNAL_TOKEN)
+        with identity_client(CREDENTIAL_STORE="redis://redis/0"):
+            assert found(deploy=True) == {}
+        with identity_client(CREDENTIAL_STORE="redis://:a-password@redis/0"):
+            assert "IDENTITY_CREDENTIAL_STORE_FILE" in found(deploy=True)["W005"]
+            assert "a-password" not in str(found(deploy=True))
 
     def test_are_registered_once_when_the_app_is_ready_twice(self) -> None:
         before = len(registry.get_checks(include_deployment_checks=True))
