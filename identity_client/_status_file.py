@@ -113,11 +113,15 @@ class FileStatus:
 def read_status_files(name: str) -> list[FileStatus]:
     """Read the file of that name, or all, where ``{pid}`` stands for the process id.
 
+    One of several that is removed meanwhile is skipped: workers come and go.
+
     Raises:
         ConfigurationError: a file cannot be read, or is something else.
     """
     pattern = "*".join(glob.escape(part) for part in name.split("{pid}"))
-    return [_read(path) for path in sorted(glob.glob(pattern))]  # noqa: PTH207  # any path
+    paths = sorted(glob.glob(pattern))  # noqa: PTH207  # any path
+    found = [_read(path, may_be_gone="{pid}" in name) for path in paths]
+    return [status for status in found if status is not None]
 
 
 def _document(status: ServiceStatus) -> dict[str, Any]:
@@ -134,12 +138,14 @@ def _document(status: ServiceStatus) -> dict[str, Any]:
     }
 
 
-def _read(path: str) -> FileStatus:
+def _read(path: str, *, may_be_gone: bool) -> FileStatus | None:
     try:
         members = json.loads(read_file(path).decode())
         status = FileStatus(members, _is_alive(members["pid"], members["process_started"]))
         status.to_dict()  # a member of another type shows here
     except _UNREADABLE as error:
+        if may_be_gone and isinstance(error, FileNotFoundError):
+            return None
         reason = getattr(error, "strerror", None) or "it is not a status file"
         raise ConfigurationError(
             f"{path} cannot be read: {reason.lower()}; check IDENTITY_STATUS_FILE"

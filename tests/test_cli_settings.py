@@ -180,6 +180,57 @@ def test_a_pre_configured_service_has_no_identity_api_to_wait_for() -> None:
     assert "identity_api_url (IDENTITY_API_URL) is missing" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"IDENTITY_API_INTERNAL_TOKEN_FILE": "/missing/token", "SERVICE_CLIENT_ID": "orders"},
+        {
+            "SERVICE_CLIENT_SECRET_FILE": "/missing/secret",
+            "IDENTITY_CREDENTIAL_STORE_FILE": "/missing/url",
+            "IDENTITY_CREDENTIAL_STORE_KEY_FILE": "/missing/key",
+        },
+    ],
+    ids=["only the address", "half-given credentials", "secrets that are not mounted"],
+)
+def test_waiting_for_identity_api_needs_its_address_alone(
+    canned: StartCanned, variables: dict[str, str]
+) -> None:
+    server = canned(reply({}, 404), reply({}, 401))
+    environ = {**variables, "IDENTITY_API_URL": server.url}
+    result = invoke(environ, "wait", "--for", "api")
+    assert (result.exit_code, result.output) == (0, "")
+    assert all("Authorization" not in asked.headers for asked in server.asked)
+    assert invoke(variables, "wait", "--for", "api", "--url", server.url).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("IDENTITY_API_URL", "identity-api", "identity_api_url (IDENTITY_API_URL) is not an http"),
+        ("IDENTITY_REQUEST_TIMEOUT", "0", "must be a number of seconds above 0"),
+        ("IDENTITY_CA_BUNDLE", "/missing.pem", "ca_bundle (IDENTITY_CA_BUNDLE)"),
+        ("IDENTITY_CLIENT_CERT", "/missing.pem", "client_cert (IDENTITY_CLIENT_CERT)"),
+    ],
+)
+def test_waiting_for_identity_api_refuses_bad_values_of_what_it_uses(
+    variable: str, value: str, said: str
+) -> None:
+    environ = {"IDENTITY_API_URL": "http://127.0.0.1:9", variable: value}
+    result = invoke(environ, "wait", "--for", "api")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "internal_token" not in result.stderr
+
+
+def test_waiting_for_identity_api_without_its_address_is_refused() -> None:
+    result = invoke({}, "wait", "--for", "api")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "identity-client: identity_api_url (IDENTITY_API_URL) is missing; set it\n"
+    )
+
+
 def test_waiting_for_a_token_does_not_register_a_secret_away(
     environ: dict[str, str], api: IdentityServer
 ) -> None:

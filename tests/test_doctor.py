@@ -218,6 +218,14 @@ def dead_proxy(site: Site, request: pytest.FixtureRequest) -> None:
         site.environ["HTTP_PROXY"] = f"http://user:password@127.0.0.1:{port}"
 
 
+def proxy_without_a_port_number(site: Site, request: pytest.FixtureRequest) -> None:
+    site.environ["HTTP_PROXY"] = "http://user:password@proxy:port"
+
+
+def proxy_without_a_host(site: Site, request: pytest.FixtureRequest) -> None:
+    site.environ["ALL_PROXY"] = "http://:3128"
+
+
 def wrong_path(site: Site, request: pytest.FixtureRequest) -> None:
     site.at(f"{site.api.url}/wrong")
 
@@ -373,14 +381,42 @@ def unknown_store(site: Site, request: pytest.FixtureRequest) -> None:
     site.environ["IDENTITY_CREDENTIAL_STORE"] = "vault://host"
 
 
+def store_with_a_slash_in_its_password(site: Site, request: pytest.FixtureRequest) -> None:
+    site.environ["IDENTITY_CREDENTIAL_STORE"] = f"redis://:/{CLIENT_SECRET}@host:6379/0"
+
+
+def store_without_a_port_number(site: Site, request: pytest.FixtureRequest) -> None:
+    site.environ["IDENTITY_CREDENTIAL_STORE"] = "redis://host:abc"
+
+
+def store_with_a_port_out_of_range(site: Site, request: pytest.FixtureRequest) -> None:
+    site.environ["IDENTITY_CREDENTIAL_STORE"] = "redis://host:99999"
+
+
+def store_of_a_relative_path(site: Site, request: pytest.FixtureRequest) -> None:
+    site.environ["IDENTITY_CREDENTIAL_STORE"] = "file:relative"
+
+
+def file_of_a_key_that_is_not_one(site: Site, request: pytest.FixtureRequest) -> None:
+    site.environ["IDENTITY_CREDENTIAL_STORE_KEY_FILE"] = site.file("not a key")
+
+
 BROKEN = [
     Case(no_service_name, "ID101", "SERVICE_NAME"),
+    Case(unknown_store, "ID101", "IDENTITY_CREDENTIAL_STORE"),
+    Case(store_with_a_slash_in_its_password, "ID101", "write # as %23, / as %2F"),
+    Case(store_without_a_port_number, "ID101", "redis-py understands"),
+    Case(store_with_a_port_out_of_range, "ID101", "redis-py understands"),
+    Case(store_of_a_relative_path, "ID101", "by its absolute path"),
+    Case(file_of_a_key_that_is_not_one, "ID102", "IDENTITY_CREDENTIAL_STORE_KEY"),
     Case(missing_bundle, "ID102", "IDENTITY_CA_BUNDLE"),
     Case(secret_of_a_newline, "ID102", "SERVICE_CLIENT_SECRET"),
     Case(half_given_credentials, "ID103", "which belong together"),
     Case(unknown_host, "ID201", "identity-api.invalid"),
     Case(not_a_host, "ID201", "not a host name"),
     Case(dead_proxy, "ID202", "NO_PROXY"),
+    Case(proxy_without_a_port_number, "ID202", "(its address is not valid) -> check HTTP_PROXY"),
+    Case(proxy_without_a_host, "ID202", "(its address is not valid) -> check ALL_PROXY"),
     Case(wrong_port, "ID203", "IDENTITY_API_URL"),
     Case(redis_down, "ID203", "IDENTITY_CREDENTIAL_STORE"),
     Case(https_against_http, "ID204", "write http:// in IDENTITY_API_URL"),
@@ -398,7 +434,6 @@ BROKEN = [
     Case(store_of_another_service, "ID401", "billing"),
     Case(wrong_key, "ID401", "IDENTITY_CREDENTIAL_STORE_KEY"),
     Case(store_that_others_can_read, "ID401", "chmod 600"),
-    Case(unknown_store, "ID401", "IDENTITY_CREDENTIAL_STORE"),
     Case(disabled_client, "ID501", "check the client 'orders'"),
     Case(wrong_client_secret, "ID501", "check the client 'orders'"),
     Case(endpoint_of_html, "ID501", "HTML page"),
@@ -530,6 +565,15 @@ def test_a_silent_server_takes_no_longer_than_the_timeout(
         result = doctor("--timeout", "0.2")
     assert time.monotonic() - began < 5
     assert "FAIL  ID301" in result.stdout
+
+
+@pytest.mark.parametrize("timeout", ["1e10", "inf"])
+def test_a_timeout_that_no_socket_takes_is_a_wrong_argument(
+    doctor: Callable[..., Result], timeout: str
+) -> None:
+    result = doctor("--timeout", timeout)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Invalid value for '--timeout'" in result.stderr
 
 
 def test_a_slow_look_says_what_it_waits_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import subprocess
@@ -265,6 +266,27 @@ def test_all_processes_that_run_must_have_a_token(tmp_path: Path) -> None:
     written(tmp_path / "status-3.json", state="PENDING")
     assert invoke({}, "status", "--file", name).exit_code == 1
     assert [status.state for status in read_status_files(name)] == ["ENDED", "READY", "PENDING"]
+
+
+def test_a_file_that_is_removed_before_it_is_read_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "status-1.json")
+    gone, name = tmp_path / "status-2.json", str(tmp_path / "status-{pid}.json")
+    matched = glob.glob
+
+    def and_one_that_is_gone(pattern: str) -> list[str]:
+        return [*matched(pattern), str(gone)]
+
+    monkeypatch.setattr(glob, "glob", and_one_that_is_gone)
+    assert invoke({}, "status", "--file", name).exit_code == 0
+    (tmp_path / "status-1.json").unlink()
+    result = invoke({}, "status", "--file", name)
+    assert result.exit_code == 1
+    assert f"no service has written {name}" in result.stderr
+    result = invoke({}, "status", "--file", str(gone))  # one name, which the settings gave
+    assert result.exit_code == 2
+    assert f"{gone} cannot be read: no such file or directory" in result.stderr
 
 
 @pytest.mark.parametrize(

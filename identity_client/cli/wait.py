@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 _POLL = 1.0
 
+# A look at identity-api uses no name, credentials or store, so an init container need not have
+# them, nor mount their files, which are not read where these are given. Nothing sends these.
+_UNUSED = {
+    "service_name": "unused",
+    "identity_api_internal_token": "unused",
+    "client_id": "unused",
+    "client_secret": "unused",
+    "token_endpoint": "http://unused.invalid",
+    "credential_store": "memory:",
+    "credential_store_key": "unused",
+}
+
 
 @click.command(
     "wait",
@@ -39,14 +51,14 @@ _POLL = 1.0
 def wait_command(*, goal: str, timeout: float, **options: Any) -> None:
     """Wait for a token, or for identity-api to respond; exit with 3 if that takes too long.
 
-    --for api has no side effect, for init containers. --for token registers a service that is not
-    registered, so it needs a credential store that outlives this command.
+    --for api has no side effect and needs the address alone, for init containers. --for token
+    registers a service that is not registered, so it needs a credential store that outlives this
+    command.
     """
-    config = make_config(**options)
     if goal == "api":
-        _wait_for_api(config, timeout)
+        _wait_for_api(make_config(url=options["url"], **_UNUSED), timeout)
     else:
-        _wait_for_token(config, timeout)
+        _wait_for_token(make_config(**options), timeout)
 
 
 def _wait_for_token(config: IdentityBootstrapConfig, timeout: float) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from ..._settings import MAX_SECONDS
 from ..console import echo
 from ..failures import FAILED, MISCONFIGURED, give_up
-from ..options import SECONDS, examples, json_option
+from ..options import Seconds, examples, json_option
 from . import report
 from .checks import CHECKS
 from .model import Facts, Outcome, Status
@@ -29,7 +30,13 @@ from .runner import run, select
 @click.option("--service-name", help="Name of the service [SERVICE_NAME].")
 @click.option("--only", default="ID", metavar="ID", help="Checks whose id begins so: ID2, ID501.")
 @click.option("--strict", is_flag=True, help="Exit with 1 on warnings, too.")
-@click.option("--timeout", type=SECONDS, default=5.0, show_default=True, help="Seconds per look.")
+@click.option(
+    "--timeout",
+    type=Seconds(min=0, max=MAX_SECONDS),
+    default=5.0,
+    show_default=True,
+    help="Seconds per look.",
+)
 @click.option("--list", "as_list", is_flag=True, help="List the checks; run none.")
 @json_option
 def doctor_command(

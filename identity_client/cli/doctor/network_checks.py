@@ -25,7 +25,7 @@ def check_name(facts: Facts, subject: str) -> Finding | None:
     target = facts.target(subject)
     if target is None:
         return None
-    if _proxy(target):
+    if _proxy(target) is not None:
         return ok(f"{subject}: the proxy resolves {target.host}")
     advice = f"check the name in {target.setting}{resolvers(target.host)}"
     began = time.perf_counter()
@@ -54,7 +54,14 @@ def check_proxy(facts: Facts, subject: str) -> Finding | None:
     proxy = _proxy(target)
     if proxy is None:
         return ok(f"{subject}: no proxy applies to {target.host}")
-    host, port = proxy
+    url, variable = proxy
+    place = _host_and_port(url)
+    if place is None:
+        return fail(
+            f"{subject}: the proxy cannot be used (its address is not valid)",
+            f"check {variable}, or name {target.host} in NO_PROXY",
+        )
+    host, port = place
     try:
         for address in _resolve(host, port, facts.timeout)[:1]:
             connect(address, facts.timeout).close()
@@ -127,16 +134,26 @@ def _resolve(host: str, port: int, timeout: float) -> list[Any]:
     return answer
 
 
-def _proxy(target: Target) -> tuple[str, int] | None:
-    """Return host and port of the proxy that the environment sets for a target, or None."""
+def _proxy(target: Target) -> tuple[str, str] | None:
+    """Return the proxy that the environment sets for a target, and the variable; or None."""
     if not target.is_http:
         return None
     proxies = requests.utils.get_environ_proxies(target.url)
     proxy = requests.utils.select_proxy(target.url, proxies)
     if not proxy:
         return None
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    scheme = target.scheme if target.scheme in proxies else "all"
+    return proxy, f"{scheme}_proxy".upper()
+
+
+def _host_and_port(proxy: str) -> tuple[str, int] | None:
+    """Return where a proxy is, or None where its address is not valid."""
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None
+    return (host, port or (443 if parts.scheme == "https" else 80)) if host else None
 
 
 def _place(address: Any) -> str:

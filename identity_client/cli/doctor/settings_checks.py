@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from ...config import IdentityBootstrapConfig
-from ..settings import read_settings
+from ..settings import read_settings, store_problem
 from .model import Facts, Finding, fail, ok, warn
 
 _OF_UWSGI = {
@@ -25,6 +25,8 @@ def check_settings(facts: Facts, _: str) -> Finding:
     """Read all settings; problems of files and of half-given credentials are other checks'."""
     settings = read_settings(facts.environ)
     facts.config, facts.problems = settings.config, settings.problems
+    if settings.config is not None and (problem := store_problem(settings.config)):
+        facts.problems = (problem,)
     problems = [problem for problem in facts.problems if _owner(problem, facts) == "ID101"]
     if problems:
         return fail("\n".join(problems), "set or correct these variables")
