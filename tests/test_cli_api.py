@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -13,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from support.canned import reply, token_reply
-from support.cli import clean_environment, invoke
+from support.cli import clean_environment, command, invoke
 from support.services import INTERNAL_TOKEN, StartCanned
 
+from identity_client.cli.commands import cli
+from identity_client.cli.failures import CommandError
 from identity_client.server import IdentityServer
+
+LIMIT = 20.0
 
 Run = Callable[..., Result]
 
@@ -29,13 +36,17 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(api: IdentityServer) -> Run:
-    """Runs a command on a server; the internal token is never shown."""
-    environ = {
+def environ(api: IdentityServer) -> dict[str, str]:
+    return {
         "SERVICE_NAME": "orders",
         "IDENTITY_API_URL": api.url,
         "IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN,
     }
+
+
+@pytest.fixture
+def run(environ: dict[str, str]) -> Run:
+    """Runs a command on a server; the internal token is never shown."""
 
     def call(*arguments: str, given: str | None = None, **variables: str) -> Result:
         result = invoke({**environ, **variables}, *arguments, given=given)
@@ -76,6 +87,118 @@ def test_register_prints_the_secret_alone_where_that_is_asked_for(
     assert "token endpoint" in result.stderr
     assert "roles               micro-service\n" in result.stderr
     assert secret_of(api) not in result.stderr
+
+
+def test_register_prints_the_secret_even_where_standard_error_cannot_be_written(
+    environ: dict[str, str], api: IdentityServer
+) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    done = subprocess.run(
+        command("register", "--secret-file", "-"),
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=write_end,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    os.close(write_end)
+    assert (done.returncode, done.stdout) == (0, f"{secret_of(api)}\n")
+
+
+@pytest.fixture
+def main(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a command in this process, with the standard streams that are there."""
+    for name, text in environ.items():
+        monkeypatch.setenv(name, text)
+    return lambda *arguments: cli.main(arguments, standalone_mode=False)
+
+
+def test_register_refuses_a_standard_output_that_cannot_be_written_before_any_request(
+    main: Callable[..., None], api: IdentityServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the command has it where its caller has closed standard output.
+    with os.fdopen(os.open(os.devnull, os.O_RDONLY), "w") as unwritable:
+        monkeypatch.setattr(sys, "stdout", unwritable)
+        with pytest.raises(CommandError) as caught:
+            main("register", "--secret-file", "-")
+    assert caught.value.exit_code == 2
+    assert caught.value.message == (
+        "cannot write the client secret to standard output: bad file descriptor; "
+        "redirect standard output, or name a file with --secret-file"
+    )
+    assert api.backend.requests["register"] == 0
+
+
+def test_register_with_standard_output_closed_registers_nothing(
+    environ: dict[str, str], api: IdentityServer
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command("register", "--secret-file", "-")],
+        env={**os.environ, **environ},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "cannot write the client secret to standard output" in done.stderr
+    assert api.backend.requests["register"] == 0
+
+
+def test_register_prints_the_secret_before_anything_else(
+    environ: dict[str, str], api: IdentityServer
+) -> None:
+    result = invoke(environ, "register", "--secret-file", "-")
+    assert result.output.startswith(f"{secret_of(api)}\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (b"\xff\xfe-secret\n", "the internal token on standard input is not UTF-8"),
+        (b"x" * 70_000, "the first line of standard input is longer than 65536 bytes"),
+    ],
+    ids=["not UTF-8", "no end"],
+)
+def test_what_is_not_an_internal_token_on_standard_input_is_refused(
+    environ: dict[str, str], given: bytes, problem: str
+) -> None:
+    runner = CliRunner(env=environ, catch_exceptions=False)
+    arguments = ["register", "--internal-token-file", "-", "--secret-file", "-"]
+    result = runner.invoke(cli, arguments, input=given)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"identity-client: {problem}; ")
+    assert "secret" not in result.stderr
+    assert "xff" not in result.stderr
+
+
+def test_a_standard_input_that_cannot_be_read_is_an_error(
+    main: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_end, write_end = os.pipe()
+    with os.fdopen(read_end, "rb"), os.fdopen(write_end, "w") as unreadable:
+        monkeypatch.setattr(sys, "stdin", unreadable)
+        with pytest.raises(CommandError) as caught:
+            main("get-system-org", "platform", "--internal-token-file", "-")
+    assert caught.value.exit_code == 2
+    assert caught.value.message == (
+        "cannot read the internal token from standard input: bad file descriptor; "
+        "write it there, or name a file with --internal-token-file"
+    )
+
+
+def test_what_follows_the_internal_token_stays_in_standard_input(
+    main: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "w") as given:
+        given.write(f"{INTERNAL_TOKEN}\nthe rest\n")
+    with os.fdopen(read_end) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        main("ensure-system-org", "platform", "--internal-token-file", "-")
+        assert os.read(read_end, 100) == b"the rest\n"
 
 
 def test_register_reads_the_internal_token_from_standard_input(

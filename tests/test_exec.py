@@ -232,6 +232,23 @@ def test_a_command_that_cannot_exist_is_a_usage_error(
     assert "the command is empty, or has a null character in it" in result.stderr
 
 
+@MODES
+def test_the_command_has_all_of_standard_input_after_the_internal_token(
+    api: IdentityServer, arguments: Callable[..., list[str]], supervised: bool
+) -> None:
+    options = ("--internal-token-file", "-")
+    done = subprocess.run(
+        command(*arguments(supervised, "cat", options=options)),
+        env={**os.environ, "SERVICE_NAME": "orders", "IDENTITY_API_URL": api.url},
+        input=f"{INTERNAL_TOKEN}\r\n\nfirst\n" + "x" * 200_000,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "\nfirst\n" + "x" * 200_000)
+
+
 # --- the token file ---
 
 

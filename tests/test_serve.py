@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -16,11 +17,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import requests
+from cheroot import wsgi
 from click.testing import CliRunner, Result
 from support.services import INTERNAL_TOKEN
 
 from identity_client import IdentityApiClient
 from identity_client.cli.commands import cli
+from identity_client.server import AppServer
 
 LIMIT = 20.0
 COMMAND = [sys.executable, "-m", "identity_client.cli", "serve", "--port", "0"]
@@ -147,6 +150,49 @@ def test_serve_prints_a_line_per_request_without_secrets(tmp_path: Path) -> None
     shown = "".join(lines)
     for secret in (INTERNAL_TOKEN, token, "hidden"):
         assert secret not in shown
+
+
+def test_serve_goes_on_when_the_reader_of_its_output_has_gone(tmp_path: Path) -> None:
+    with serving(cwd=tmp_path) as served:
+        assert served.process.stderr is not None
+        served.process.stderr.close()
+        for _ in range(20):  # more than one for each thread
+            assert requests.get(f"{served.url}/health", timeout=LIMIT).status_code == 200
+            assert requests.get(f"{served.url}/nothing", timeout=LIMIT).status_code == 404
+        served.process.terminate()
+        assert served.process.wait(LIMIT) == 0
+
+
+def test_serve_goes_on_when_its_output_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, signals_as_before: None
+) -> None:
+    used: list[int] = []
+
+    def use(server: AppServer) -> None:
+        with server:
+            for _ in range(20):
+                response = requests.get(f"{server.url}/nothing", timeout=LIMIT)
+                used.append(response.status_code)
+
+    monkeypatch.setattr(AppServer, "run", use)
+    monkeypatch.setenv("IDENTITY_API_INTERNAL_TOKEN", INTERNAL_TOKEN)
+    # Unbuffered: what is left in a buffer would fail again when the file is closed.
+    with open("/dev/full", "wb", buffering=0) as raw:  # noqa: PTH123  # a device
+        full = io.TextIOWrapper(raw, write_through=True)
+        with redirect_stderr(full):
+            cli.main(["serve", "--port", "0"], standalone_mode=False)
+    assert used == [404] * 20
+
+
+def test_serve_whose_server_has_ended_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, signals_as_before: None
+) -> None:
+    monkeypatch.setattr(wsgi.Server, "serve", lambda _: None)
+    result = run("serve", "--port", "0", **TOKEN)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "identity-client: the HTTP server ended unexpectedly; see the log, and start it again"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

@@ -17,10 +17,12 @@ from urllib.parse import quote, quote_plus, urlsplit
 
 import pytest
 import requests
+from cheroot import wsgi
 from joserfc import jwt
 from joserfc.jwk import KeySet
 from support.services import INTERNAL_TOKEN
 
+from identity_client import IdentityError
 from identity_client.server import (
     AppServer,
     EmbeddedBackend,
@@ -921,6 +923,16 @@ class TestServing:
         api.run()
         asking.join()
         assert seen == [200]
+        assert not accepts("127.0.0.1", api.url)
+
+    def test_running_ends_with_an_error_when_the_server_s_thread_has_ended(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(wsgi.Server, "serve", lambda _: None)
+        api = IdentityServer(INTERNAL_TOKEN)
+        with pytest.raises(IdentityError, match="the HTTP server ended unexpectedly"):
+            api.run()
+        api.stop()
         assert not accepts("127.0.0.1", api.url)
 
     def test_running_ends_with_an_interrupt(self) -> None:

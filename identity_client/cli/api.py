@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ def register_command(
     """
     config = _config(**options)
     to_stdout = secret_file == "-"  # noqa: S105  # standard output
+    if to_stdout:
+        _refuse_unwritable_stdout()
     target = None if to_stdout else _Reserved(secret_file)
     try:
         with _client(config) as client, patience("waiting for identity-api"):
@@ -71,7 +73,10 @@ def register_command(
                 "old one everywhere), or use the existing credentials",
                 FAILED,
             )
-        if target is not None:
+        # Before anything else is shown: whatever fails after this, the secret is not lost.
+        if target is None:
+            echo(reply.client_secret)
+        else:
             target.write(reply.client_secret)
     finally:
         if target is not None:
@@ -79,11 +84,9 @@ def register_command(
     shown = attrs.asdict(reply, filter=attrs.filters.exclude("client_secret"))
     shown["client_id"] = reply.client_id or config.service_name
     roles = list(reply.roles) if as_json else ", ".join(reply.roles)
-    _show(
-        {**shown, "roles": roles, "secret_file": secret_file}, as_json=as_json, err=target is None
-    )
-    if target is None:
-        echo(reply.client_secret)
+    # A script that sees a failure throws the secret on standard output away.
+    with suppress(OSError) if to_stdout else nullcontext():
+        _show({**shown, "roles": roles, "secret_file": secret_file}, as_json=as_json, err=to_stdout)
 
 
 @click.command(
@@ -131,6 +134,22 @@ def get_system_org_command(*, name: str, as_json: bool, **options: Any) -> None:
     with _client(_config(**options)) as client, patience("waiting for identity-api"):
         organization = client.get_system_org(name)
     _show(attrs.asdict(organization), as_json=as_json)
+
+
+def _refuse_unwritable_stdout() -> None:
+    """Fail before the secret is made if standard output is closed, or open for reading only."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except ValueError:
+        return  # not a file
+    try:
+        os.write(descriptor, b"")
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ConfigurationError(
+            f"cannot write the client secret to standard output: {reason}; "
+            "redirect standard output, or name a file with --secret-file"
+        ) from None
 
 
 class _Reserved:

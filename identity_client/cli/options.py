@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -32,6 +33,8 @@ class Seconds(click.FloatRange):
 _NO = ("false", "0", "no")
 
 SECONDS = Seconds(min=0)
+
+_LONGEST_LINE = 64 * 1024
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 """What adds an option to a command's function."""
@@ -122,7 +125,39 @@ def overrides(
 def _internal_token(file: str | None) -> dict[str, str | None]:
     if file != "-":
         return {"identity_api_internal_token_file": file}
-    token = sys.stdin.readline().rstrip()
+    try:
+        token = _first_line_of_stdin().decode().rstrip()
+    except UnicodeDecodeError:
+        raise ConfigurationError(
+            "the internal token on standard input is not UTF-8; write it there as text"
+        ) from None
     if not token:
         raise ConfigurationError("standard input holds no internal token; write it there")
     return {"identity_api_internal_token": token}
+
+
+def _first_line_of_stdin() -> bytes:
+    """Read a line, and nothing after it: the rest is the input of the command that `exec` runs."""
+    try:
+        line = _unbuffered_stdin().readline(_LONGEST_LINE + 1)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise ConfigurationError(
+            f"cannot read the internal token from standard input: {reason}; "
+            "write it there, or name a file with --internal-token-file"
+        ) from None
+    if len(line) > _LONGEST_LINE:
+        raise ConfigurationError(
+            f"the first line of standard input is longer than {_LONGEST_LINE} bytes; "
+            "write the internal token there"
+        )
+    return line
+
+
+def _unbuffered_stdin() -> IO[bytes]:
+    """Return standard input, which then is read byte by byte."""
+    try:
+        descriptor = sys.stdin.fileno()
+    except io.UnsupportedOperation:
+        return sys.stdin.buffer  # not a file
+    return os.fdopen(descriptor, "rb", buffering=0, closefd=False)

@@ -102,12 +102,14 @@ def _run(
         raise ConfigurationError(
             f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
         ) from None
-    with suppress(KeyboardInterrupt), _log_to(console):
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        introduce(console, server.url)
-        server.run()
-    server.stop()
+    try:
+        with suppress(KeyboardInterrupt), _log_to(console):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.default_int_handler)
+            introduce(console, server.url)
+            server.run()
+    finally:
+        server.stop()
     _say(console, "stopped")
 
 
@@ -158,5 +160,10 @@ def _access_line(status: int, fields: dict[str, Any]) -> Text:
 
 
 def _say(console: Console, text: str | Text, style: str = "") -> None:
-    # Never wrapped: addresses and log lines are copied and searched.
-    console.print(Text.assemble((text, style)) if isinstance(text, str) else text, soft_wrap=True)
+    line = Text.assemble((text, style)) if isinstance(text, str) else text
+    try:
+        console.print(line, soft_wrap=True)  # addresses and log lines are copied and searched
+    except (OSError, SystemExit):
+        # A broken pipe is SystemExit in rich, which would end cheroot in the thread of a request.
+        # An output that cannot be written must not end the server.
+        console.quiet = True

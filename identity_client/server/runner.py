@@ -21,6 +21,7 @@ from cheroot import wsgi
 from cheroot.server import HTTPConnection
 from flask import Flask
 
+from ..errors import IdentityError
 from .app import create_app
 from .backend import EmbeddedBackend
 from .faults import STOPPING, ServerSettings
@@ -80,13 +81,22 @@ class AppServer:
         self._thread = threading.Thread(target=self._server.serve, name="identity-api", daemon=True)
 
     def run(self) -> None:
-        """Serve until this thread is interrupted, or until `stop` is called in another."""
+        """Serve until this thread is interrupted, or until `stop` is called in another.
+
+        Raises:
+            IdentityError: the server ended by itself.
+        """
         # Not in this thread: an interrupt in the middle of cheroot's loop could be lost there, or
         # leave the loop in a state that `stop` waits for.
         self.start()
         with suppress(KeyboardInterrupt):
-            while not self._stopping.is_set():
+            while self._thread.is_alive() and not self._stopping.is_set():
                 time.sleep(_POLL)  # Windows interrupts a sleep, and no other wait
+            # Checked again, because `stop` ends the thread, too.
+            if not self._stopping.is_set():
+                raise IdentityError(
+                    "the HTTP server ended unexpectedly; see the log, and start it again"
+                )
 
     def start(self) -> None:
         """Serve in a daemon thread."""
