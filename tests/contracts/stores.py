@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support.credentials import save, store_at
 from support.processes import run
@@ -70,7 +72,8 @@ class StoreContract(CredentialStoreContract):
             pytest.raises(CredentialStoreError, match="could not save to") as caught,
         ):
             store.save(before)
-        assert caught.traceback[-1].path.name == "_frames.py"  # those beneath hold what was saved
+        # Those beneath hold what was to be saved.
+        assert Path(caught.traceback[-1].path).name == "_frames.py"
         with (
             store.lock(1),
             pytest.raises(
