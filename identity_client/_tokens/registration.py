@@ -14,6 +14,9 @@ The credentials are in one of four states::
 Rejected credentials are the last resort, not rubbish: a client that was disabled for a moment works
 again with the same secret. Each attempt begins with the known credentials, whatever their state,
 and asks them once more before a secret is regenerated, which cuts off every other replica.
+
+While the token endpoint fails, the store and identity-api are asked for another one. A candidate
+from there replaces the known credentials once it has issued a token.
 """
 
 from __future__ import annotations
