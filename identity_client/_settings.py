@@ -42,11 +42,15 @@ def config_error(attribute: attrs.Attribute[Any], problem: str) -> Configuration
     return ConfigurationError(f"{name} {problem}")
 
 
-def raise_all(problems: Iterable[str], *, subject: str = "") -> None:
+def raise_all(problems: Iterable[str]) -> None:
     found = tuple(problems)
     if found:
-        count = f"{len(found)} problems: " if len(found) > 1 else ""
-        raise ConfigurationError(f"{subject}{count}{'; '.join(found)}", problems=found)
+        raise error_of_all(found)
+
+
+def error_of_all(problems: tuple[str, ...], *, subject: str = "") -> ConfigurationError:
+    count = f"{len(problems)} problems: " if len(problems) > 1 else ""
+    return ConfigurationError(f"{subject}{count}{'; '.join(problems)}", problems=problems)
 
 
 def check_text(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:

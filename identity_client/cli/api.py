@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import click
 
 from ..errors import ConfigurationError
 from .console import echo
-from .failures import FAILED, give_up
+from .failures import FAILED, discard, give_up
 from .options import config_options, examples, json_option, overrides
 from .output import patience, print_rows
 
@@ -84,9 +84,13 @@ def register_command(
     shown = attrs.asdict(reply, filter=attrs.filters.exclude("client_secret"))
     shown["client_id"] = reply.client_id or config.service_name
     roles = list(reply.roles) if as_json else ", ".join(reply.roles)
-    # A script that sees a failure throws the secret on standard output away.
-    with suppress(OSError) if to_stdout else nullcontext():
+    try:
         _show({**shown, "roles": roles, "secret_file": secret_file}, as_json=as_json, err=to_stdout)
+    except OSError:
+        # A script that sees a failure throws the secret on standard output away.
+        if not to_stdout:
+            raise
+        discard(sys.stderr)
 
 
 @click.command(

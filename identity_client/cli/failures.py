@@ -55,16 +55,16 @@ def errors_as_exits() -> Generator[None, None, None]:
         raise  # the reader went away; click ends quietly
     except OSError as error:
         # Other errors are translated where they occur: without a file, this is the output.
-        _discard_output()
+        discard(sys.stdout)
         what = error.filename or "cannot write the output"
         reason = (error.strerror or type(error).__name__).lower()
         raise CommandError(f"{what}: {reason}", FAILED) from None
 
 
-def _discard_output() -> None:
+def discard(output: IO[str]) -> None:
     """Let what is left in the buffer go nowhere: Python writes it again when it ends, and fails."""
     try:
-        descriptor = sys.stdout.fileno()
+        descriptor = output.fileno()
     except (OSError, ValueError):
         return  # not a file
     null = os.open(os.devnull, os.O_WRONLY)

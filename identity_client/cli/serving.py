@@ -18,6 +18,7 @@ from rich.text import Text
 from ..errors import ConfigurationError
 from ..server import AppServer, IdentityServer, Scenario, ServerSettings
 from ..server.wsgi import AccessSettings, create_keycloak_app
+from .failures import discard
 
 _STYLES = {2: "green", 3: "cyan", 4: "yellow", 5: "bold red"}
 
@@ -167,3 +168,4 @@ def _say(console: Console, text: str | Text, style: str = "") -> None:
         # A broken pipe is SystemExit in rich, which would end cheroot in the thread of a request.
         # An output that cannot be written must not end the server.
         console.quiet = True
+        discard(console.file)

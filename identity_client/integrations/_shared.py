@@ -10,13 +10,13 @@ import os
 import weakref
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from .. import _fork
 from .._frames import hide_frames
-from .._settings import raise_all
+from .._settings import error_of_all
 from ..config import IdentityBootstrapConfig
 from ..errors import ConfigurationError
 from ..events import ServiceState
@@ -152,15 +152,17 @@ def config_from_settings(
         config = IdentityBootstrapConfig.from_env(inherited | texts, **objects)
     except ConfigurationError as error:
         problems += error.problems
+    else:
+        if not problems:
+            return config
     subject = f"identity_client is not configured, by {where} and the environment: "
-    raise_all(problems, subject=subject)
-    return config
+    raise error_of_all(problems, subject=subject)
 
 
 def _as_text(value: object) -> str | None:
     """Return what the environment would hold, or None for a value of the field's own type."""
     if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
+        return os.fsdecode(cast("os.PathLike[str]", value))
     return value if isinstance(value, str) and not isinstance(value, Enum) else None
 
 
