@@ -11,9 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 from click.testing import CliRunner, Result
@@ -115,20 +115,53 @@ def main(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[.
     return lambda *arguments: cli.main(arguments, standalone_mode=False)
 
 
+@pytest.fixture
+def unwritable() -> Iterator[TextIO]:
+    """A stream whose descriptor is open for reading only."""
+    with os.fdopen(os.open(os.devnull, os.O_RDONLY), "w") as stream:
+        yield stream
+
+
 def test_register_refuses_a_standard_output_that_cannot_be_written_before_any_request(
-    main: Callable[..., None], api: IdentityServer, monkeypatch: pytest.MonkeyPatch
+    main: Callable[..., None],
+    api: IdentityServer,
+    monkeypatch: pytest.MonkeyPatch,
+    unwritable: TextIO,
 ) -> None:
-    # As the command has it where its caller has closed standard output.
-    with os.fdopen(os.open(os.devnull, os.O_RDONLY), "w") as unwritable:
-        monkeypatch.setattr(sys, "stdout", unwritable)
-        with pytest.raises(CommandError) as caught:
-            main("register", "--secret-file", "-")
+    monkeypatch.setattr(sys, "stdout", unwritable)  # as where its caller has closed it
+    with pytest.raises(CommandError) as caught:
+        main("register", "--secret-file", "-")
     assert caught.value.exit_code == 2
     assert caught.value.message == (
         "cannot write the client secret to standard output: bad file descriptor; "
         "redirect standard output, or name a file with --secret-file"
     )
     assert api.backend.requests["register"] == 0
+
+
+def test_register_succeeds_where_standard_error_alone_cannot_be_written(
+    main: Callable[..., None],
+    api: IdentityServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    unwritable: TextIO,
+) -> None:
+    monkeypatch.setattr(sys, "stderr", unwritable)
+    main("register", "--secret-file", "-")
+    assert capsys.readouterr().out == f"{secret_of(api)}\n"
+
+
+def test_register_fails_where_the_rows_cannot_be_written_and_keeps_the_secret(
+    main: Callable[..., None],
+    api: IdentityServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    unwritable: TextIO,
+) -> None:
+    monkeypatch.setattr(sys, "stdout", unwritable)
+    with pytest.raises(CommandError, match="cannot write the output: bad file descriptor"):
+        main("register", "--secret-file", str(tmp_path / "secret"))
+    assert (tmp_path / "secret").read_text() == f"{secret_of(api)}\n"
 
 
 def test_register_with_standard_output_closed_registers_nothing(
