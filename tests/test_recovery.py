@@ -792,7 +792,8 @@ while time.monotonic() < until:
     except Limit:
         interrupts += 1
 signal.setitimer(signal.ITIMER_REAL, 0)
-print(interrupts > 50, service._cache._lock.acquire(timeout=0), len(service.get_access_token()) > 0)
+is_free = service._cache._lock.acquire(timeout=10)  # but for a moment of the worker's
+print(interrupts > 50, is_free, len(service.get_access_token()) > 0)
 import threading
 got = []
 thread = threading.Thread(target=lambda: got.append(service._cache.get(0)))
