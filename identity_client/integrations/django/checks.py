@@ -108,5 +108,6 @@ def _literal_secrets() -> Iterator[CheckMessage]:
 
 def _is_secret(variable: str, value: object) -> bool:
     if variable == "IDENTITY_CREDENTIAL_STORE":
-        return isinstance(value, str) and "@" in urlsplit(value).netloc
+        # Not parsed: an address that is not valid may hold a password, too.
+        return isinstance(value, str) and "@" in value and not value.startswith("file:")
     return variable in _SECRETS and value is not None

@@ -268,13 +268,23 @@ class TestChecks:
             assert "unknown key 1" in found()["E001"]
             assert "unknown key 'FOO'" in found()["E001"]
 
-    def test_warn_of_the_password_of_a_store_in_the_source(
-        self, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("store", ["redis://redis/0", "file:///run/orders@example.json"])
+    def test_find_nothing_in_a_store_without_a_password(
+        self, store: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("OF_THE_ENVIRONMENT", INTERNAL_TOKEN)
-        with identity_client(CREDENTIAL_STORE="redis://redis/0"):
+        with identity_client(CREDENTIAL_STORE=store):
             assert found(deploy=True) == {}
-        with identity_client(CREDENTIAL_STORE="redis://:a-password@redis/0"):
+
+    @pytest.mark.parametrize(
+        "store",
+        ["redis://:a-password@redis/0", "redis://:a-password/@redis", "redis://[a-password@"],
+    )
+    def test_warn_of_the_password_of_a_store_in_the_source(
+        self, store: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("OF_THE_ENVIRONMENT", INTERNAL_TOKEN)
+        with identity_client(CREDENTIAL_STORE=store):
             assert "IDENTITY_CREDENTIAL_STORE_FILE" in found(deploy=True)["W005"]
             assert "a-password" not in str(found(deploy=True))
 
