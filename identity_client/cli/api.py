@@ -14,7 +14,7 @@ import click
 
 from ..errors import ConfigurationError
 from .console import echo
-from .failures import FAILED, discard, give_up
+from .failures import FAILED, discard, give_up, reason_of
 from .options import config_options, examples, json_option, overrides
 from .output import patience, print_rows
 
@@ -149,7 +149,7 @@ def _refuse_unwritable_stdout() -> None:
     try:
         os.write(descriptor, b"")
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
+        reason = reason_of(error)
         raise ConfigurationError(
             f"cannot write the client secret to standard output: {reason}; "
             "redirect standard output, or name a file with --secret-file"

@@ -57,8 +57,12 @@ def errors_as_exits() -> Generator[None, None, None]:
         # Other errors are translated where they occur: without a file, this is the output.
         discard(sys.stdout)
         what = error.filename or "cannot write the output"
-        reason = (error.strerror or type(error).__name__).lower()
-        raise CommandError(f"{what}: {reason}", FAILED) from None
+        raise CommandError(f"{what}: {reason_of(error)}", FAILED) from None
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the operating system says, as a part of a message."""
+    return (error.strerror or type(error).__name__).lower()
 
 
 def discard(output: IO[str]) -> None:

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import ConfigurationError
+from .failures import reason_of
 
 if TYPE_CHECKING:
     from ..config import IdentityBootstrapConfig
@@ -141,7 +142,7 @@ def _first_line_of_stdin() -> bytes:
     try:
         line = _unbuffered_stdin().readline(_LONGEST_LINE + 1)
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
+        reason = reason_of(error)
         raise ConfigurationError(
             f"cannot read the internal token from standard input: {reason}; "
             "write it there, or name a file with --internal-token-file"

@@ -16,6 +16,7 @@ from ..errors import ConfigurationError
 from .access_token import fetch
 from .console import echo
 from .exec import IGNORED_BY_PYTHON, give_up_on_command
+from .failures import reason_of
 from .output import progress
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class TokenFile:
         try:
             self._written = replace_file(self._path, token.encode("ascii"))
         except OSError as error:
-            reason = (error.strerror or type(error).__name__).lower()
+            reason = reason_of(error)
             raise ConfigurationError(
                 f"the token file {self._path} cannot be written: {reason}; check its folder and "
                 "the free disk space"
