@@ -394,11 +394,15 @@ class TestCommands:
             ):
                 of_command.get_access_token(2)
 
-    def test_leave_the_status_file_of_the_service_alone(self, tmp_path: Path) -> None:
-        settings = {**REQUIRED, "IDENTITY_STATUS_FILE": str(tmp_path / "status.json")}
-        with command_service(config(settings)) as of_command:
-            of_command.start()
-        assert list(tmp_path.iterdir()) == []
+    def test_leave_the_status_file_of_the_service_alone(
+        self, api: IdentityServer, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "status.json"
+        file.write_text("of the service that runs")
+        settings = {"IDENTITY_API_URL": api.url, "IDENTITY_STATUS_FILE": str(file)}
+        with command_service(config(REQUIRED | settings)) as of_command:
+            of_command.get_access_token()
+        assert file.read_text() == "of the service that runs"
 
     def test_refuse_to_lose_a_secret_that_may_not_be_regenerated(self) -> None:
         settings = {**REQUIRED, "IDENTITY_ALLOW_SECRET_REGENERATION": "false"}

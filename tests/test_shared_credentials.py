@@ -137,6 +137,22 @@ def test_a_token_endpoint_that_moved_is_found_in_the_store(
     assert scripted.asked.count("register") == 1
 
 
+def test_what_was_saved_meanwhile_is_not_overwritten_by_what_was_found_in_the_store(
+    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
+) -> None:
+    service = make(scripted.url, **SHORT_PAUSES)
+    scripted.tokens = [token_reply(expires_in=2), GONE]
+    assert service.get_access_token(10)
+    until_failing(service)
+    new = canned(token_reply("from-the-new-endpoint"))
+    new.before_answer = lambda asked: change_stored(shelf, client_secret="rotated-meanwhile")
+    change_stored(shelf, token_endpoint=f"{new.url}/token")
+    until_ready(service)
+    idle(service)
+    assert shelf.holds is not None
+    assert shelf.holds.client_secret == "rotated-meanwhile"
+
+
 @pytest.mark.usefixtures("asked_often")
 def test_a_token_endpoint_that_moved_is_found_by_asking_identity_api(
     make: MakeService,
@@ -211,7 +227,7 @@ def test_callers_hear_of_the_token_endpoint_before_identity_api_is_asked(
     scripted.server.before_answer = hang
     try:
         assert asked.wait(30)
-        while service.peek_token() is not None:
+        while service.peek_token() is not None:  # the worker hangs, so no event tells its end
             time.sleep(0.01)
         failures = service.status().token_requests_failed
         while service.status().token_requests_failed < failures + 3:  # the worker is replaced
@@ -278,7 +294,11 @@ def test_a_secret_that_another_replica_saved_is_used_at_the_new_endpoint(
 
 
 def test_a_secret_that_could_not_be_saved_is_not_replaced_by_what_the_store_holds(
-    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
+    make: MakeService,
+    scripted: Scripted,
+    shelf: Shelf,
+    canned: StartCanned,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     service = make(scripted.url, **SHORT_PAUSES)
     assert service.get_access_token(10)
@@ -291,7 +311,7 @@ def test_a_secret_that_could_not_be_saved_is_not_replaced_by_what_the_store_hold
             raise CredentialStoreError("full")
         return save(stored)
 
-    shelf.save = save_claims_only  # type: ignore[method-assign]
+    monkeypatch.setattr(shelf, "save", save_claims_only)
     scripted.registrations = [
         existing(new.url),
         existing(new.url, "regenerated", regenerated=True),
@@ -320,7 +340,7 @@ def test_no_secret_is_regenerated_where_the_old_endpoint_rejects_a_client_that_m
 
 
 def test_a_store_that_hangs_does_not_keep_a_failed_token_request_from_being_repeated(
-    make: MakeService, scripted: Scripted, shelf: Shelf
+    make: MakeService, scripted: Scripted, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = make(scripted.url, **SHORT_PAUSES)
     token = service.get_access_token(10)
@@ -332,7 +352,7 @@ def test_a_store_that_hangs_does_not_keep_a_failed_token_request_from_being_repe
         release.wait(60)
         return StoredCredentials()
 
-    shelf.load = hang  # type: ignore[method-assign]
+    monkeypatch.setattr(shelf, "load", hang)
     try:
         service.invalidate_token(token, was_accepted=True)
         token = service.get_access_token(10)
