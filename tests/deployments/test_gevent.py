@@ -11,9 +11,12 @@ from support.services import INTERNAL_TOKEN
 
 from identity_client.server import IdentityServer
 
+# gevent handles SIGCHLD from its first look at a child on, which comes after the fork: it would
+# never hear of a child that has ended by then, so it is asked to do so before.
 PROCESS = """
-from gevent import monkey
+from gevent import get_hub, monkey
 monkey.patch_all()
+get_hub().loop.install_sigchld()
 import os, subprocess, sys, threading
 from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
 
@@ -84,8 +87,8 @@ import gevent, os, time
 from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
 
 def work():
-    while True:
-        until = time.monotonic() + 0.05
+    for _ in range(5):
+        until = time.monotonic() + 1
         while time.monotonic() < until:
             pass
         gevent.sleep(0)
@@ -95,6 +98,7 @@ with IdentityBootstrapService(IdentityBootstrapConfig.from_env()) as service:
     gevent.spawn(work)
     child = os.fork()
     if child == 0:
+        monkey.get_original("time", "sleep")(0.5)  # time for the parent to begin to watch
         os._exit(0)
     with gevent.Timeout(10):
         assert os.waitpid(child, 0)[1] == 0
