@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any, cast
 
 import pytest
 import requests
+import yaml
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -432,6 +434,55 @@ def test_the_alerts_fire_in_an_outage_and_clear_after_it(
 def test_prometheus_accepts_the_rules() -> None:
     program = needs("promtool", "install the package prometheus of your distribution")
     subprocess.run([program, "check", "rules", str(EXAMPLE / "alerts.yml")], check=True)
+
+
+# By state and minutes of failing requests: whether the rule fires after 20 minutes.
+@pytest.mark.parametrize(
+    ("state", "failed_registrations", "failed_token_requests", "fires"),
+    [
+        ("PENDING", "0x20", "0x20", False),
+        ("PENDING", "0+1x20", "0x20", True),
+        ("PENDING", "0x20", "0+1x20", True),
+        ("READY", "0+1x20", "0x20", False),
+        ("DEGRADED", "0x20", "0x20", True),
+        ("UNAVAILABLE", "0x20", "0+1x20", True),
+        ("FAILED", "0x20", "0x20", True),
+    ],
+)
+def test_a_service_that_cannot_obtain_a_token_is_told_from_one_that_was_never_asked(
+    tmp_path: Path, state: str, failed_registrations: str, failed_token_requests: str, fires: bool
+) -> None:
+    program = needs("promtool", "install the package prometheus of your distribution")
+    shutil.copy(EXAMPLE / "alerts.yml", tmp_path)
+    labels = 'job="orders", instance="a", service="orders"'
+    failed = f'{labels}, outcome="failed"'
+    values = {
+        f'identity_client_state{{{labels}, state="{state}"}}': "1x20",
+        f"identity_client_registrations_total{{{failed}}}": failed_registrations,
+        f"identity_client_token_requests_total{{{failed}}}": failed_token_requests,
+    }
+    alert = {
+        "exp_labels": {"severity": "warning", "job": "orders", "service": "orders"},
+        "exp_annotations": {
+            "summary": "processes of orders that cannot obtain an access token: 1",
+            "description": "Calls go on while the current token lasts. Look at the token endpoint.",
+        },
+    }
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": of} for name, of in values.items()],
+        "alert_rule_test": [
+            {
+                "eval_time": "20m",
+                "alertname": "AccessTokenRefreshFails",
+                "exp_alerts": [alert] if fires else [],
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(
+        yaml.safe_dump({"rule_files": ["alerts.yml"], "tests": [case]})
+    )
+    subprocess.run([program, "test", "rules", "test.yml"], check=True, cwd=tmp_path)
 
 
 def test_the_dashboard_uses_metrics_that_there_are(
