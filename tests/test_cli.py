@@ -22,6 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 from support import hostile
 from support.canned import reply, token_reply
+from support.cli import without_progress
 from support.scripted import registered
 from support.services import INTERNAL_TOKEN, MakeService, StartCanned
 
@@ -160,7 +161,7 @@ def process(
         *arguments: str, code: str | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         order = command() if code is None else [sys.executable, "-c", code]
-        return subprocess.run(
+        done = subprocess.run(
             [*order, *arguments],
             env={**os.environ, **environ(variables)},
             cwd=tmp_path,
@@ -169,6 +170,8 @@ def process(
             timeout=60,
             check=False,
         )
+        done.stderr = without_progress(done.stderr)
+        return done
 
     return call
 

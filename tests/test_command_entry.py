@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.canned import token_reply
-from support.cli import clean_environment, command
+from support.cli import clean_environment, command, without_progress
 from support.services import StartCanned
 
 from identity_client.cli import main
@@ -40,7 +40,7 @@ def in_shell(environ: dict[str, str], closed: str, *arguments: str) -> tuple[int
         timeout=LIMIT,
         check=False,
     )
-    return done.returncode, done.stdout, done.stderr
+    return done.returncode, done.stdout, without_progress(done.stderr)
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-"])

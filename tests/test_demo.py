@@ -71,13 +71,8 @@ def rows_of(shown: str) -> list[tuple[str, str]]:
     return re.findall(r"^[│|] (\S) [│|] (.*?) +[│|] .*? +[│|]$", table, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "terminal",
-    [
-        pytest.param(True, id="on a terminal"),
-        pytest.param(False, id="into a file", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("terminal", [True, False], ids=["on a terminal", "into a file"])
 def test_every_check_passes(
     run_demo: Callable[[float, bool], tuple[bool, str]],
     monkeypatch: pytest.MonkeyPatch,
@@ -96,6 +91,8 @@ def test_every_check_passes(
     # On a terminal the token's age is redrawn many times; elsewhere each is a line.
     assert (shown.count(" s old") > 60) is terminal
     assert ("\x1b" in shown) is terminal
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(10)
     assert set(threading.enumerate()) <= threads
 
 

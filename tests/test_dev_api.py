@@ -276,12 +276,15 @@ class TestEvents:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
-    def test_open_streams_do_not_delay_the_stop(self, api: IdentityServer) -> None:
+    def test_open_streams_do_not_delay_the_stop(
+        self, api: IdentityServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("identity_client.server.dev_api.HEARTBEAT", 400)  # 100 s
         streams = [Stream(api) for _ in range(MAX_STREAMS)]
         for stream in streams:
             stream.next()
         threads = {t for t in threading.enumerate() if t.name.startswith("CP Server")}
         began = time.monotonic()
         api.stop()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
         assert not [thread for thread in threads if thread.is_alive()]

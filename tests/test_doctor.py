@@ -562,8 +562,8 @@ def test_a_silent_server_takes_no_longer_than_the_timeout(
     with hostile.HostileServer(hostile.says_nothing) as server:
         site.at(f"http://127.0.0.1:{server.port}")
         began = time.monotonic()
-        result = doctor("--timeout", "0.2")
-    assert time.monotonic() - began < 5
+        result = doctor("--timeout", "1")
+    assert time.monotonic() - began < 8
     assert "FAIL  ID301" in result.stdout
 
 
@@ -593,7 +593,7 @@ def test_a_slow_look_says_what_it_waits_for(
 def test_a_port_that_swallows_packets_times_out(site: Site, doctor: Callable[..., Result]) -> None:
     with hostile.black_hole() as port:
         site.at(f"http://127.0.0.1:{port}")
-        result = doctor("--timeout", "0.2", "--only", "ID203")
+        result = doctor("--timeout", "1", "--only", "ID203")
     assert "(timed out)" in result.stdout
 
 

@@ -189,8 +189,8 @@ def test_a_signal_handler_may_ask_for_a_token(api: IdentityServer) -> None:
         asked = []
         signal.signal(signal.SIGALRM, lambda *_: asked.append(service.get_access_token()))
         signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-        deadline = time.monotonic() + 1
-        while time.monotonic() < deadline:
+        began = time.monotonic()
+        while (took := time.monotonic() - began) < 1 or (len(asked) <= 50 and took < 20):
             service._cache.snapshot = service._cache.snapshot.without_fast_path()
             service.get_access_token()
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -267,8 +267,9 @@ def test_what_happens_in_a_child_after_a_fork(
 
 
 def test_a_greenlet_rests_while_its_process_forks(
-    api: IdentityServer, make_service: MakeService
+    api: IdentityServer, make_service: MakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_fork, "_BEFORE_FORK_TIMEOUT", 10.0)
     service = make_service(api)
     token = service.get_access_token()
     thread: Any = service._worker._thread

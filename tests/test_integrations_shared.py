@@ -392,7 +392,7 @@ class TestCommands:
                 command_service(config(settings)) as of_command,
                 pytest.raises(NotReadyError, match="IDENTITY_ALLOW_SECRET_REGENERATION"),
             ):
-                of_command.get_access_token(2)
+                of_command.get_access_token(10)
 
     def test_leave_the_status_file_of_the_service_alone(
         self, api: IdentityServer, tmp_path: Path

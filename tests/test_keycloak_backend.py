@@ -138,7 +138,7 @@ class TestRegistration:
         assert [response.client_secret for response in new] == [fake_keycloak.SECRET]
 
     def test_a_client_that_never_gets_a_service_account_is_an_error(self, told: Told) -> None:
-        backend, _ = told(*CLIENT, reply({"error": "unknown_error"}, 400), timeout=1)
+        backend, _ = told(*CLIENT, reply({"error": "unknown_error"}, 400), timeout=3)
         with pytest.raises(BackendError, match="returned HTTP 400") as caught:
             register(backend)
         assert caught.value.status == 502

@@ -271,15 +271,23 @@ def test_the_time_of_a_refusal_tells_nothing_of_the_internal_token() -> None:
         INTERNAL_TOKEN[: len(INTERNAL_TOKEN) // 2],
         INTERNAL_TOKEN + "x",
     ]
-    took: dict[str, list[float]] = {token: [] for token in given}
-    for _ in range(3000):
-        for token, times in took.items():
-            began = time.perf_counter()
-            client.get("/dev/settings", headers={"Authorization": f"Bearer {token}"})
-            times.append(time.perf_counter() - began)
-    medians = [statistics.median(times) for times in took.values()]
-    # Each takes tens of microseconds, of which a comparison byte by byte would take one.
-    assert max(medians) - min(medians) < 0.03 * min(medians), medians
+
+    def spread() -> float:
+        took: dict[str, list[float]] = {token: [] for token in given}
+        for _ in range(3000):
+            for token, times in took.items():
+                began = time.perf_counter()
+                client.get("/dev/settings", headers={"Authorization": f"Bearer {token}"})
+                times.append(time.perf_counter() - began)
+        medians = [statistics.median(times) for times in took.values()]
+        return max(medians) / min(medians) - 1
+
+    # Each takes tens of microseconds, of which a comparison byte by byte would take one, and in
+    # every try; other programs on the machine are in some only.
+    tries = [spread()]
+    while tries[-1] >= 0.03 and len(tries) < 5:
+        tries.append(spread())
+    assert tries[-1] < 0.03, tries
 
 
 def test_a_doubled_slash_does_not_bypass_the_internal_token(api: IdentityServer) -> None:
@@ -808,6 +816,23 @@ class TestServing:
             assert reply["tokenEndpoint"] == api.url + TOKEN
             assert granted(api, reply["clientSecret"])
 
+    def test_a_free_port_that_another_process_took_is_replaced(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        listen, ports = AppServer._listen_on, list[int]()
+
+        def fail_once(server: AppServer, app: Any, host: str, port: int, threads: int) -> Any:
+            ports.append(port)
+            if len(ports) == 1:
+                raise OSError("No socket could be created")
+            return listen(server, app, host, port, threads)
+
+        monkeypatch.setattr(AppServer, "_listen_on", fail_once)
+        with IdentityServer(INTERNAL_TOKEN) as api:
+            assert requests.get(f"{api.url}/health", timeout=10).ok
+            assert len(ports) == 2
+            assert urlsplit(api.url).port == ports[1]
+
     def test_a_port_that_is_taken_is_an_error(self, api: IdentityServer) -> None:
         with pytest.raises(OSError, match="in use"):
             IdentityServer(INTERNAL_TOKEN, port=urlsplit(api.url).port or 0)
@@ -838,6 +863,7 @@ class TestServing:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         with IdentityServer(INTERNAL_TOKEN) as api:
+            assert requests.get(f"{api.url}/health", timeout=10).ok  # all its threads run by now
             before = set(threading.enumerate())
             for _ in range(20):
                 with socket.create_connection(

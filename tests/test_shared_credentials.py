@@ -124,8 +124,13 @@ def change_stored(shelf: Shelf, **members: Any) -> None:
 
 
 def test_a_token_endpoint_that_moved_is_found_in_the_store(
-    make: MakeService, scripted: Scripted, shelf: Shelf, canned: StartCanned
+    make: MakeService,
+    scripted: Scripted,
+    shelf: Shelf,
+    canned: StartCanned,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(registration, "ENDPOINT_CHECK_PAUSE", 1e6)  # no draw is near 0
     service = make(scripted.url, **SHORT_PAUSES)
     scripted.tokens = [token_reply(expires_in=2), GONE]
     assert service.get_access_token(10)
@@ -728,7 +733,9 @@ def test_a_store_that_raises_something_else_ends_nothing(
     service.get_access_token()
     shelf.fail("load", error=KeyError("a-secret"))
     renew(service)
+    idle(service)
     renew(service)
+    idle(service)
     service.close()  # all is logged by then
     assert "unexpected KeyError while using the credential store (_call" in caplog.text
     assert "this is a bug, please report it" in caplog.text
@@ -776,6 +783,7 @@ def test_a_file_that_cannot_be_read_is_told_and_rotates_nothing(
 ) -> None:
     service = make_service(api, credential_store=f"file://{path}")
     service.get_access_token()
+    idle(service)
     aside = path.rename(path.with_name("aside"))
     path.mkdir()
     second = make_service(api, credential_store=f"file://{path}", **LONG_PAUSES)

@@ -94,9 +94,12 @@ def test_settings_change_while_it_runs(server: IdentityServer) -> None:
 
 
 def test_a_service_outlives_an_outage(server: IdentityServer) -> None:
-    with server.service() as service:
+    service = server.service()
+    recorder = EventRecorder(service)
+    with service:
         assert service.wait_for_ready(10)
-        recorder = EventRecorder(service)
+        recorder.wait_for(EventKind.STATE_CHANGED)
+        recorder.clear()
         with server.outage():
             service.force_reregistration()
             recorder.wait_for(EventKind.STATE_CHANGED)
@@ -301,15 +304,19 @@ def test_a_store_that_ignores_keys_fails_its_contract(
 def test_a_broken_store_fails_its_contract(
     broken: type[FileStore], test: str, tmp_path: Path
 ) -> None:
+    made: list[CredentialStore] = []  # else the garbage collector frees a lock that one leaks
+
     class Contract(CredentialStoreContract):
         def make_store(self) -> CredentialStore:
-            return broken(
+            store = broken(
                 f"file://{tmp_path}/credentials.json",
                 service_name="orders",
                 identity_api_url="http://identity-api:3053",
                 key=None,
                 timeout=1.0,
             )
+            made.append(store)
+            return store
 
     with pytest.raises((AssertionError, CredentialStoreError, OSError)):
         getattr(Contract(), test)()

@@ -144,11 +144,12 @@ def _events(backend: EmbeddedBackend, since: int, stop: Event) -> Generator[str,
     quiet = 0
     while True:
         events = ""
+        new = backend.log.since(since)  # before the state, so that what these have changed is in it
         state = json.dumps(_state(backend))
         if state != shown:
             shown = state
             events += f"event: state\ndata: {state}\n\n"
-        for logged in backend.log.since(since):
+        for logged in new:
             since = logged.number
             events += f"event: request\nid: {since}\ndata: {json.dumps(codec.to_wire(logged))}\n\n"
         quiet = 0 if events else quiet + 1

@@ -34,6 +34,9 @@ _log = logging.getLogger("identity_client.server")
 # How often is looked whether the server is to stop; one in a test stops within this time.
 _POLL = 0.05
 
+# How many ports are tried before the last one.
+_MORE_PORTS = 3
+
 # Each replica of a service keeps two.
 _MAX_CONNECTIONS = 10_000
 
@@ -88,8 +91,8 @@ class AppServer:
         """
         # Not in this thread: an interrupt in the middle of cheroot's loop could be lost there, or
         # leave the loop in a state that `stop` waits for.
-        self.start()
         with suppress(KeyboardInterrupt):
+            self.start()
             while self._thread.is_alive() and not self._stopping.is_set():
                 time.sleep(_POLL)  # Windows interrupts a sleep, and no other wait
             # Checked again, because `stop` ends the thread, too.
@@ -113,8 +116,14 @@ class AppServer:
             self._thread.join()
 
     def _listen(self, app: Flask, host: str, port: int, threads: int) -> _Server:
+        for _ in range(0 if port else _MORE_PORTS):
+            with suppress(OSError):  # another process took the port that was free
+                return self._listen_on(app, host, _free_port(host, 0), threads)
+        return self._listen_on(app, host, _free_port(host, port), threads)
+
+    def _listen_on(self, app: Flask, host: str, port: int, threads: int) -> _Server:
         server = _Server(
-            (host, _free_port(host, port)),
+            (host, port),
             self._wsgi(app),
             numthreads=threads,
             server_name="identity-api",

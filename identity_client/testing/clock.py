@@ -50,9 +50,11 @@ class FakeClock:
             condition: the condition, whose lock the caller holds.
             timeout: seconds of this clock; not used, as the caller looks again when it wakes.
         """
+        is_first = condition not in self._waited_on
         self._waited_on.add(condition)
-        # Waiters look again whenever they wake; the bound only keeps a broken test from hanging.
-        condition.wait(30)
+        # Waiters look again whenever they wake. Before the first wait, the clock may have moved
+        # without notifying them; later, the bound only keeps a broken test from hanging.
+        condition.wait(0.05 if is_first else 30)
 
     def advance(self, seconds: float, *, asleep: bool = False) -> None:
         """Let time pass, and let the services do on the way what falls due.

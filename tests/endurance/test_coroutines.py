@@ -82,7 +82,9 @@ def test_500_coroutines_on_a_cold_cache_do_not_hold_up_their_loop(
     """The loop's longest step is measured in CPU time: others use this machine, too."""
     longest: list[float] = []
     latest: list[float] = []
-    while len(longest) < 10 and not any(step <= LONGEST_LAG for step in longest):
+    while len(longest) < 10 and not (
+        any(step <= LONGEST_LAG for step in longest) and any(delay < 0.5 for delay in latest)
+    ):
         service, endpoint = preconfigured()
         endpoint.before_answer = lambda asked: time.sleep(1)
         step, delay = asyncio.run(_longest_step_while_500_wait(service))

@@ -59,7 +59,7 @@ def test_no_request_makes_the_server_fail_or_break_the_contract(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=380,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:]

@@ -69,6 +69,7 @@ def test_an_existing_client_gets_a_new_secret(
 def test_a_disabled_client_is_served_again_once_it_is_enabled(
     realm: Realm, watched: Callable[..., Watched]
 ) -> None:
+    realm.change(accessTokenLifespan=300)  # usable all the while, however slow Keycloak is
     seen = watched()
     seen.service.get_access_token()
     realm.change_client("orders", enabled=False)
@@ -76,8 +77,8 @@ def test_a_disabled_client_is_served_again_once_it_is_enabled(
     seen.service.invalidate_token(token)
     seen.wait_for(EventKind.CREDENTIALS_REJECTED)
     assert seen.service.get_access_token(3) == token  # no other one can be had
-    realm.change_client("orders", enabled=True)
     issued = seen.service.status().tokens_issued
+    realm.change_client("orders", enabled=True)
     seen.wait_for(EventKind.TOKEN_ISSUED, issued + 1)
     verified(realm, seen.service.get_access_token())
 
@@ -94,6 +95,7 @@ def test_a_deleted_client_is_registered_again(
 
 
 def test_a_deleted_realm_is_waited_for(realm: Realm, watched: Callable[..., Watched]) -> None:
+    realm.change(accessTokenLifespan=300)  # usable all the while, however slow Keycloak is
     seen = watched()
     old = seen.service.get_access_token()
     realm.delete()
@@ -247,6 +249,7 @@ def test_both_ways_to_authenticate_work_with_any_secret(
     method: str,
     secret: str | None,
 ) -> None:
+    realm.change(accessTokenLifespan=300)  # so that this service does not refresh meanwhile
     watched().service.get_access_token()
     if secret is not None:
         realm.change_client("orders", secret=secret)

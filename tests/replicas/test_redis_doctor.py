@@ -27,7 +27,7 @@ def diagnose(api: IdentityServer, monkeypatch: pytest.MonkeyPatch) -> Diagnose:
             "IDENTITY_API_INTERNAL_TOKEN": INTERNAL_TOKEN,
             "IDENTITY_CREDENTIAL_STORE": url,
         }
-        result = invoke(environ, "doctor", "--json", "--timeout", "1")
+        result = invoke(environ, "doctor", "--json", "--timeout", "5")
         assert api.backend.requests["register"] == 0
         assert PASSWORD not in result.output
         checks = json.loads(result.stdout)["checks"]

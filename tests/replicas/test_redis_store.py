@@ -50,10 +50,13 @@ def test_services_do_not_share_their_keys(url: str, redis_server: RedisServer) -
 def test_the_keys_are_those_that_operators_look_for(url: str, redis_server: RedisServer) -> None:
     store = store_at(url, timeout=2.0)
     with store.lock(1):
+        began = time.monotonic()
         store.save(StoredCredentials())
         assert set(redis_server.client.scan_iter()) == {KEY.encode(), LOCK.encode()}
         # It outlasts two registrations, a token request, and a save that is tried twice.
-        assert 3 * 2000 + 8000 < redis_server.client.pttl(LOCK) <= 3 * 2000 + 10_000
+        lease = 3 * 2000 + 10_000
+        left = redis_server.client.pttl(LOCK)
+        assert lease - 1000 * (time.monotonic() - began) - 1 <= left <= lease
     assert set(redis_server.client.scan_iter()) == {KEY.encode()}
 
 
@@ -105,7 +108,7 @@ def test_leaving_a_lock_that_was_lost_does_not_free_that_of_another(
 def test_each_save_renews_the_lease(url: str, redis_server: RedisServer) -> None:
     store = store_at(url)
     with store.lock(1):
-        redis_server.client.pexpire(LOCK, 500)
+        redis_server.client.pexpire(LOCK, 5000)
         saved = store.save(store.load())
         assert redis_server.client.pttl(LOCK) > 30_000
         store.save(saved)
@@ -327,13 +330,13 @@ def test_a_server_that_restarts_between_two_commands_is_not_noticed(
 
 
 def test_a_server_that_says_nothing_is_a_clear_error_in_time(own_redis: RedisServer) -> None:
-    store = store_at(own_redis.url, timeout=0.3)
+    store = store_at(own_redis.url, timeout=1.0)
     save(store)
     own_redis.freeze()
     began = time.monotonic()
-    with pytest.raises(CredentialStoreError, match=r"timed out after 0\.3 s"):
+    with pytest.raises(CredentialStoreError, match=r"timed out after 1 s"):
         store.load()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8
 
 
 def test_a_command_waits_for_a_silent_server_a_few_seconds_only(own_redis: RedisServer) -> None:

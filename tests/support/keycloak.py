@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import threading
 from collections import deque
@@ -18,6 +17,7 @@ from joserfc.jwk import KeySet
 
 from identity_client.server.keycloak import KeycloakBackend
 from support import cache
+from support.ports import reserve_port
 
 REALM_FILE = Path(__file__).parents[1] / "keycloak" / "realm.json"
 ADMIN_SECRET = "secret-of-identity-api"
@@ -32,8 +32,7 @@ class Keycloak:
     """
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as reserved:
-            self._port = reserved.getsockname()[1]
+        self._port = reserve_port()
         self.url: str = f"http://127.0.0.1:{self._port}"
         self.admin = Admin(self.url, "admin", "password-of-the-admin")
         self._folder = folder

@@ -71,27 +71,26 @@ def _expires_at(token: str) -> float:
 
 
 def _call(service: IdentityBootstrapService, timeout: float) -> Reply:
-    began = time.monotonic()
+    began, at = time.monotonic(), time.time()
     try:
         reply: Reply = {"token": service.get_access_token(timeout)}
     except IdentityError as error:
         reply = {"error": f"{type(error).__name__}: {error}"}
-    return {**reply, "seconds": time.monotonic() - began}
+    return {**reply, "at": at, "seconds": time.monotonic() - began}
 
 
 def _serve(service: IdentityBootstrapService, seconds: float) -> Reply:
     """Ask for a token all the time; count the calls that failed, and tokens that had expired."""
     calls, expired, longest, errors = 0, 0, 0.0, []
     end = time.monotonic() + seconds
-    token = ""
+    token, at = "", 0.0
     while time.monotonic() < end:
-        now = time.time()
         reply = _call(service, 5.0)
         calls += 1
-        token = reply.get("token", "")
+        token, at = reply.get("token", ""), reply["at"]
         longest = max(longest, reply["seconds"])
         if token:
-            expired += _expires_at(token) <= now
+            expired += _expires_at(token) <= at
         else:
             errors.append(reply["error"])
         time.sleep(0.005)
@@ -101,6 +100,7 @@ def _serve(service: IdentityBootstrapService, seconds: float) -> Reply:
         "errors": errors,
         "longest": longest,
         "token": token,
+        "at": at,
     }
 
 
