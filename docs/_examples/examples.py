@@ -9,7 +9,6 @@ from __future__ import annotations
 import configparser
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from support.ports import reserve_port
 from support.resource import ProtectedResource
 from sybil import Example, Sybil
 from sybil.parsers.rest import CodeBlockParser, SkipParser
@@ -42,7 +42,7 @@ class Page:
         self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
         self.api = self.stack.enter_context(IdentityServer(INTERNAL_TOKEN))
         self.resource = self.stack.enter_context(ProtectedResource(self.api))
-        self.port = _free_port()
+        self.port = reserve_port()
         self.terminals: dict[str, Terminal] = {}
         self.outer_environment = dict(os.environ)
         self.environment = {
@@ -70,12 +70,6 @@ class Page:
             self.terminals[name] = Terminal(self.folder, {**self.outer_environment, **added})
             self.stack.callback(self.terminals[name].close)
         return self.terminals[name]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port: int = reserved.getsockname()[1]
-        return port
 
 
 @cache

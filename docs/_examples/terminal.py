@@ -29,7 +29,7 @@ class Terminal:
         timeout: seconds that the output of a block may take.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str], timeout: float = 60) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], timeout: float = 200) -> None:
         variables: Any = {
             **environment,
             "PS1": "[$?]ready> ",

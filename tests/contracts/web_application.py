@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.services import INTERNAL_TOKEN
+from support.restarts import restarted
 from support.web import EXAMPLES, WebServer, load, run_command
 
 from identity_client.server import IdentityServer
@@ -185,7 +185,7 @@ class WebApplicationContract:
     def test_no_request_fails_while_the_secret_rotates_and_identity_api_restarts(
         self, serve: Serve, api: IdentityServer
     ) -> None:
-        api.backend.change(token_lifetime=2.0)
+        api.backend.change(token_lifetime=4.0)
         with serve(self.gunicorn("--workers=1 --threads=4")) as server:
             server.wait_until(HEALTH, 200)
             with load(server, ORDER) as statuses:
@@ -195,8 +195,7 @@ class WebApplicationContract:
                 api.backend.change(token_lifetime=300.0)
                 self._wait_for_a_long_token(api)
                 self._wait_for_requests(statuses, 20)  # so that the token has arrived, too
-                api.stop()
-                with IdentityServer(INTERNAL_TOKEN, port=port_of(api), backend=api.backend):
+                with restarted(api, while_stopped=lambda: None):
                     self._wait_for_requests(statuses, 100)
         assert set(statuses) == {200}
         assert len(statuses) > 100
@@ -222,7 +221,3 @@ class WebApplicationContract:
         while api.backend.requests["token"] < wanted:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-
-
-def port_of(server: IdentityServer) -> int:
-    return int(server.url.rpartition(":")[2])

@@ -10,7 +10,7 @@ from support.deployment import WebDeployment
 
 from identity_client.server import IdentityServer
 
-LIFETIME = 5.0
+LIFETIME = 10.0
 REFRESH_RATIO = "0.5"  # leaves a slow machine two seconds for each refresh
 READY_WITHIN = 5.0  # as a probe sees it that is made each 0.1 s
 WORKERS = 2

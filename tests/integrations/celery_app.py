@@ -10,7 +10,11 @@ import requests
 from celery import Celery
 
 from identity_client import NotReadyError
+from identity_client.integrations import celery as integration
 from identity_client.integrations.celery import CeleryIdentity
+
+# The seconds that a worker waits for its first token are few for a busy machine.
+integration._GRACE = float(os.environ.get("GRACE", "30"))
 
 app = Celery("orders", broker=os.environ["BROKER_URL"], backend=os.environ["BROKER_URL"])
 # Seconds for a child to come up: more than a busy machine takes, less than a request that hangs.

@@ -132,7 +132,7 @@ def test_children_come_up_in_time_while_identity_api_hangs(
     is_preconfigured: bool, worker: Worker, hanging_api: str
 ) -> None:
     options = "--pool=prefork --concurrency=4 --max-tasks-per-child=1"
-    settings = {"IDENTITY_API_URL": hanging_api}
+    settings = {"IDENTITY_API_URL": hanging_api, "GRACE": "2"}
     if is_preconfigured:
         settings |= _preconfigured(hanging_api)
     with worker(options, **settings) as running:
@@ -175,7 +175,10 @@ def test_no_call_fails_while_identity_api_is_down_and_the_secret_rotates(
     worker: Worker, api: IdentityServer, tmp_path: Path
 ) -> None:
     api.backend.change(token_lifetime=10.0)
-    store = {"IDENTITY_CREDENTIAL_STORE": f"file://{tmp_path}/credentials.json"}
+    store = {
+        "IDENTITY_CREDENTIAL_STORE": f"file://{tmp_path}/credentials.json",
+        "IDENTITY_REFRESH_RATIO": "0.5",  # leaves a slow machine four seconds
+    }
     with worker("--pool=prefork --concurrency=4", **store) as running:
         running.ask_at_once(8)
         api.backend.change(api_outage=True, token_outage=True)
@@ -197,7 +200,10 @@ def test_no_call_fails_while_identity_api_restarts(
     worker: Worker, api: IdentityServer, tmp_path: Path
 ) -> None:
     api.backend.change(token_lifetime=10.0)
-    store = {"IDENTITY_CREDENTIAL_STORE": f"file://{tmp_path}/credentials.json"}
+    store = {
+        "IDENTITY_CREDENTIAL_STORE": f"file://{tmp_path}/credentials.json",
+        "IDENTITY_REFRESH_RATIO": "0.5",  # leaves a slow machine four seconds
+    }
     with worker("--pool=prefork --concurrency=4", **store) as running:
         running.ask_at_once(8)
         with restarted(api, while_stopped=lambda: running.ask_at_once(8)):
@@ -250,6 +256,7 @@ def test_beat_makes_no_request(
 def test_twenty_probes_of_a_worker_make_no_request(
     worker: Worker, environment: dict[str, str], api: IdentityServer
 ) -> None:
+    api.backend.change(token_lifetime=3600.0)  # no refresh is due meanwhile
     with worker("--pool=solo") as running:
         running.ask()
         before = api.backend.requests.copy()
@@ -273,7 +280,12 @@ def test_a_worker_of_the_example_asks_the_inventory(
 ) -> None:
     worker = CeleryWorker(
         "--pool=prefork --concurrency=2",
-        environment | {"INVENTORY_URL": resource.url},
+        environment
+        | {
+            "INVENTORY_URL": resource.url,
+            # Children that are forked before the first token find the registration there.
+            "IDENTITY_CREDENTIAL_STORE": f"file://{tmp_path}/credentials.json",
+        },
         tmp_path / "log",
         app="tasks",
         folder=EXAMPLES / "celery",

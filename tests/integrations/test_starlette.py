@@ -215,7 +215,7 @@ def test_the_application_serves_requests_while_identity_api_hangs(
         assert response.json()["state"] == "PENDING"
         assert response.headers["Cache-Control"] == "no-store"
         assert INTERNAL_TOKEN not in response.text
-    assert time.monotonic() - began < 5.0  # the request to identity-api takes 10 s to time out
+    assert time.monotonic() - began < 9.0  # the request to identity-api takes 10 s to time out
 
 
 def test_closing_does_not_block_the_loop(hanging_api: None, make_app: MakeApp) -> None:
@@ -226,7 +226,8 @@ def test_closing_does_not_block_the_loop(hanging_api: None, make_app: MakeApp) -
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(tick)
             async with identity_lifespan()(app):
-                await anyio.sleep(0.1)
+                while not app.state.identity._cache.in_flight:
+                    await anyio.sleep(0.01)
                 before = ticks
             during = ticks - before
             tasks.cancel_scope.cancel()
@@ -270,14 +271,14 @@ def test_an_application_whose_settings_are_missing_does_not_start(make_app: Make
 def test_in_an_outage_the_probe_fails_only_when_it_is_strict(
     strict: bool, environment: None, api: IdentityServer
 ) -> None:
-    api.backend.change(token_lifetime=1.0)
+    api.backend.change(token_lifetime=4.0)
     app = Starlette(
         routes=identity_routes("/health", strict=strict), lifespan=identity_lifespan(wait=10)
     )
     with TestClient(app) as client:
         assert client.get("/health").status_code == 200
         api.backend.change(token_outage=True)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while (response := client.get("/health")).json()["state"] != "UNAVAILABLE":
             assert time.monotonic() < deadline
         assert response.status_code == (503 if strict else 200)

@@ -12,6 +12,7 @@ import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
+from support.ports import reserve_port
 from support.services import INTERNAL_TOKEN, MakeService
 
 from identity_client import IdentityApiClient, IdentityBootstrapService
@@ -179,6 +180,7 @@ def test_a_page_connects_again_after_the_server_was_away(
         port = urlsplit(first.url).port or 0
         page.goto(f"{first.url}/dev/#key={PAGE_KEY}")
         expect(page.locator("#connection")).to_have_text("live")
+    reserve_port(port)
     expect(page.locator("#connection")).to_have_text(re.compile("disconnected|reconnecting"))
     with IdentityServer(INTERNAL_TOKEN, page_key=PAGE_KEY, port=port) as second:
         expect(page.locator("#connection")).to_have_text("live", timeout=10_000)

@@ -180,7 +180,7 @@ def test_a_wait_in_vain_looks_right(terminal: Tmux, variables: dict[str, str]) -
 @pytest.mark.parametrize("variables", VARIANTS)
 def test_the_development_server_looks_right(terminal: Tmux, variables: dict[str, str]) -> None:
     terminal.start("serve", "--port", "0", variables=variables)
-    looks_right(terminal.wait_for("IDENTITY_API_INTERNAL_TOKEN"), variables)
+    looks_right(terminal.wait_for("Press Ctrl-C"), variables)  # its last line
     terminal.press("C-c")
     looks_right(terminal.wait_for(END), variables)
 
@@ -191,7 +191,8 @@ def test_the_demo_looks_right(terminal: Tmux, variables: dict[str, str]) -> None
         "from identity_client.cli import demo, main; "
         "demo.LATENCY, demo.HERD_LIMIT = 0.8, 10.0; main()"  # for a machine that is slow
     )
-    terminal.start_process([sys.executable, "-c", code, "demo"], variables)
+    demo = [sys.executable, "-c", code, "demo", "--token-lifetime", "15"]
+    terminal.start_process(demo, variables)
     screen = terminal.wait_for(END)
     assert f"{END} 0" in screen.rows
     looks_right(screen, variables)

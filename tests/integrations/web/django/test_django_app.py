@@ -320,7 +320,7 @@ class TestHealth:
         assert Client().post(HEALTH).status_code == 405
 
     def test_may_be_strict(self, configured: IdentityServer) -> None:
-        configured.backend.change(token_lifetime=1.0)
+        configured.backend.change(token_lifetime=4.0)
         assert get_identity().get_access_token()
         configured.backend.change(token_outage=True)
         lenient, strict = IdentityHealthView.as_view(), IdentityHealthView.as_view(strict=True)
@@ -374,14 +374,14 @@ class TestCommands:
             assert run_command("identity_token").strip() == given.get_access_token()
             assert json.loads(run_command("identity_status", "--json"))["state"] == "READY"
 
-    def test_never_regenerate_the_secret_that_replicas_use(
-        self, configured: IdentityServer
-    ) -> None:
-        get_identity().get_access_token()
-        with pytest.raises(CommandError, match="IDENTITY_ALLOW_SECRET_REGENERATION") as caught:
-            run_command("identity_token")
+    def test_never_regenerate_the_secret_that_replicas_use(self, api: IdentityServer) -> None:
+        pauses = {"BASE_RETRY_DELAY": 60.0, "MAX_RETRY_DELAY": 60.0}
+        with identity_client(IDENTITY_API_URL=api.url, **pauses):
+            get_identity().get_access_token()
+            with pytest.raises(CommandError, match="IDENTITY_ALLOW_SECRET_REGENERATION") as caught:
+                run_command("identity_token")
         assert caught.value.returncode == 1
-        assert configured.backend.requests["register"] == 2
+        assert api.backend.requests["register"] == 2
 
     @pytest.mark.parametrize("name", ["identity_token", "identity_status"])
     def test_do_not_lose_a_secret_that_may_not_be_regenerated(
