@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 from support.deployment import WebDeployment
 from support.needs import needs
 from support.ports import reserve_port
+from support.recorder import Recorder
 from support.services import INTERNAL_TOKEN, MakeService
 
 from identity_client import (
@@ -200,10 +201,9 @@ def test_a_forked_child_writes_what_multiprocess_mode_sets_to_zero_there(
     service, registry = make_service(api), CollectorRegistry()
     stop = instrument(service, registry=registry)
     instrument(make_service(api, service_name="billing"), registry=registry)  # has no token
-    ready = threading.Event()
-    service.on_event(lambda event: event.kind is EventKind.STATE_CHANGED and ready.set())
+    recorder = Recorder(service)
     token = service.get_token()
-    assert ready.wait(60)
+    recorder.wait_for(EventKind.STATE_CHANGED)  # the last event, which was exported by then
 
     def expiry() -> float | None:
         return registry.get_sample_value(EXPIRY, {"service": "orders"})
