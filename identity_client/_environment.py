@@ -134,7 +134,8 @@ def _parsed(setting: attrs.Attribute[Any], text: str) -> Any:
     try:
         return setting.metadata["read"](text)
     except (ValueError, KeyError):
-        kind = {int: "a whole number", float: "a number"}.get(
-            setting.metadata["read"], "true or false"
-        )
+        read = setting.metadata["read"]
+        if read is float:
+            setting.metadata["check"](None, setting, text)  # raises, and says which numbers
+        kind = "a whole number" if read is int else "true or false"
         raise config_error(setting, f"must be {kind}") from None

@@ -70,7 +70,8 @@ def check_header_text(_: object, attribute: attrs.Attribute[Any], value: Any) ->
     check_text(_, attribute, value)
     if not re.fullmatch(r"[\x21-\x7e]+", value):
         raise config_error(
-            attribute, "must contain only printable ASCII (it is sent in an HTTP header)"
+            attribute,
+            "must contain only printable ASCII and no spaces (it is sent in an HTTP header)",
         )
 
 

@@ -22,7 +22,6 @@ no secret.
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 from ._public import public
@@ -199,6 +198,9 @@ class ServiceClosedError(IdentityError):
 
 def copy_for_raise(error: _E) -> _E:
     """Return a copy to raise: one failure reaches many threads, and a traceback belongs to one."""
-    copied = copy.copy(error)
+    kind = type(error)
+    copied = kind.__new__(kind, *error.args)  # the __init__ of a store's own class may take others
+    copied.args = error.args
+    copied.__dict__.update(error.__dict__)
     copied.__cause__ = error.__cause__
     return copied

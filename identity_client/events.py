@@ -19,6 +19,9 @@ from .models import Record
 
 _log = logging.getLogger("identity_client")
 
+# How many events are kept while all listeners and log handlers hang; the oldest are dropped.
+MAX_PENDING = 1000
+
 
 @public
 class ServiceState(str, Enum):
@@ -170,7 +173,7 @@ class EventEmitter:
         self.counts: Counter[EventKind] = Counter()
         self.silenced = False
         self._service_name = service_name
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[_Pending] = deque(maxlen=MAX_PENDING)
         # Threads begin and end subscriptions at once, each by one operation on the dictionary.
         self._listeners: dict[object, Callable[[ServiceEvent], object]] = {}
 
@@ -249,7 +252,7 @@ class EventEmitter:
     def at_fork_reinit(self) -> None:
         """In a child: begin the counters anew; what is pending is the parent's to deliver."""
         self.counts = Counter()
-        self._pending = deque()
+        self._pending = deque(maxlen=MAX_PENDING)
 
     def _call_listeners(self, event: ServiceEvent) -> None:
         for callback in self._listeners.copy().values():

@@ -477,17 +477,19 @@ class IdentityBootstrapService:
         ):
             raise self._not_ready_error(outcome, seconds)
         error: IdentityError = copy_for_raise(outcome.error)
-        error.message = outcome.message
-        error.args = (outcome.message,)
+        now = self._clock.monotonic()
+        error.message = outcome.message_at(now)
+        error.args = (error.message,)
         if isinstance(error, RemoteError):
-            error.retry_after = max(outcome.retry_at - self._clock.monotonic(), 0.0)
+            error.retry_after = max(outcome.retry_at - now, 0.0)
         raise error
 
     def _not_ready_error(self, outcome: Failure | None, seconds: float) -> IdentityError:
         status = self.status()
-        last_error = status.last_error if outcome is None else outcome.message
         name, state = status.service_name, status.state.value
+        last_error = status.last_error
         if outcome is not None:
+            last_error = outcome.message_at(self._clock.monotonic())
             message = f"no access token for {name!r}: {last_error}"
         elif self._worker.is_shutting_down():
             message = f"no access token for {name!r}: the interpreter is shutting down"

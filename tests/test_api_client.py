@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.canned import CannedServer, reply
@@ -164,6 +165,23 @@ def test_a_kept_connection_that_was_closed_is_retried_once_on_a_fresh_one(
         for _ in range(3):
             assert client.verify_membership("user", "org").is_member
     assert closing.connections == [1, 1, 1]
+
+
+@pytest.mark.parametrize("ago", [(61.0, 0.0), (0.0, 61.0)], ids=["awake", "asleep"])
+def test_a_connection_that_idled_for_a_minute_is_not_used_again(
+    canned: StartCanned, ago: tuple[float, float]
+) -> None:
+    # A load balancer that has forgotten it would swallow the request.
+    server = canned(reply({"isMember": True, "role": "x"}))
+    counting = ClosingServer(server, alive=9)
+    with IdentityApiClient(server.url, INTERNAL_TOKEN) as client:
+        for _ in range(2):
+            client.verify_membership("user", "org")
+        adapter: Any = client._transport._adapter
+        monotonic, wall = adapter.used_at
+        adapter.used_at = (monotonic - ago[0], wall - ago[1])
+        client.verify_membership("user", "org")
+    assert counting.connections == [2, 1]
 
 
 def test_a_fresh_connection_that_is_closed_is_not_retried(

@@ -256,6 +256,13 @@ def test_try_without_a_token_shows_why_and_exits_with_1(run: Run, as_json: tuple
     assert result.stderr == ""
 
 
+def test_try_exits_with_3_when_the_time_is_over_before_anything_failed(run: Run) -> None:
+    result = run("try", "--timeout", "0.3", **SLOW_ENDPOINT)
+    assert result.exit_code == 3
+    assert "PENDING" in result.stdout
+    assert "no access token within 0.3 s: an attempt is under way" in result.stderr
+
+
 # Command, environment, exit code, and what stderr says.
 EXITS = [
     pytest.param(

@@ -333,6 +333,21 @@ def test_an_organization_that_does_not_exist_exits_with_1(run: Run) -> None:
     assert "returned HTTP 404" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("verify-membership", "user", "org"), 1),
+        (("ensure-system-org", "platform"), 0),
+        (("get-system-org", "platform"), 1),
+    ],
+)
+def test_calls_that_are_about_no_service_need_no_name(
+    environ: dict[str, str], arguments: tuple[str, ...], code: int
+) -> None:
+    del environ["SERVICE_NAME"]
+    assert invoke(environ, *arguments).exit_code == code
+
+
 def test_pre_configured_credentials_do_not_stand_for_the_internal_token(run: Run) -> None:
     variables = {"IDENTITY_API_INTERNAL_TOKEN_FILE": "", "SERVICE_CLIENT_ID": "orders"}
     assert run("get-system-org", "platform", **variables).exit_code == 2

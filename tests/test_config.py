@@ -319,7 +319,7 @@ def test_a_setting_that_there_is_not_is_named() -> None:
 _EMPTY = "is empty; set it to a value or leave it out"
 _NOT_HTTP = "is not an http:// or https:// URL with a host"
 _CHARACTER = "contains whitespace, a control character or a non-ASCII character"
-_ASCII = "must contain only printable ASCII"
+_ASCII = "must contain only printable ASCII and no spaces"
 _SECONDS = "must be a number of seconds above 0, at most 1000000"
 _RATIO = "must be a number of at least 0.1 and below 1"
 _FILE = "names the file '/there/is/none', which does not exist or cannot be read"
@@ -763,7 +763,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     assert set(error.problems) == {
         "unknown setting 'scpoe'",
         f"{token} names: No such file or directory",
-        "request_timeout (IDENTITY_REQUEST_TIMEOUT) must be a number",
+        "request_timeout (IDENTITY_REQUEST_TIMEOUT) must be a number of seconds",
         f"identity_api_url (IDENTITY_API_URL) {_NOT_HTTP}",
         "service_name (SERVICE_NAME) is missing; set it",
         "max_retry_delay (IDENTITY_MAX_RETRY_DELAY) must not be below base_retry_delay",
@@ -826,7 +826,7 @@ def test_two_services_of_one_process_have_variables_of_their_own(
     environ |= {"BILLING_IDENTITY_SCOPE": "", "BILLING_IDENTITY_TOKEN_TIMEOUT": "soon"}
     error = refusal(partial(IdentityBootstrapConfig.from_env, environ, prefix="BILLING_"))
     assert set(error.problems) == {
-        "token_timeout (BILLING_IDENTITY_TOKEN_TIMEOUT) must be a number",
+        "token_timeout (BILLING_IDENTITY_TOKEN_TIMEOUT) must be a number of seconds",
         f"scope (BILLING_IDENTITY_SCOPE) {_EMPTY}",
     }
 

@@ -18,7 +18,7 @@ from support.clock import FakeClock
 from support.hostile import closed_port
 from support.processes import run
 from support.recorder import Recorder
-from support.scripted import REJECTED, Scripted, existing, registered, wait_for
+from support.scripted import REJECTED, Scripted, existing, numbered_tokens, registered, wait_for
 from support.services import INTERNAL_TOKEN, MakeService, Preconfigured
 
 from identity_client import (
@@ -33,7 +33,7 @@ from identity_client import (
     StoredCredentials,
     TokenEndpointError,
 )
-from identity_client._tokens import registration
+from identity_client._tokens import registration, worker
 from identity_client.server import IdentityServer
 
 # --- credentials ---
@@ -65,6 +65,43 @@ def test_rejected_credentials_are_tried_again_while_identity_api_is_down(
     service.invalidate_token(token)
     wait_for(service, lambda: service.status().tokens_issued == 2)
     assert service.get_access_token() == "again"
+
+
+def test_the_pause_that_identity_api_asks_for_delays_no_token_request(
+    scripted: Scripted, make_service: MakeService
+) -> None:
+    service = make_service(scripted.url, max_retry_delay=300.0)
+    token = service.get_access_token()
+    scripted.registrations = [reply({"message": "down"}, 503, Retry_After="240")]
+    scripted.tokens = [REJECTED] * 3 + [token_reply("again")]
+    service.invalidate_token(token)
+    wait_for(service, lambda: service.status().tokens_issued == 2)
+    assert service.get_access_token() == "again"
+    assert scripted.asked.count("register") == 2  # the second one waits for 240 s
+
+
+def test_listeners_that_hang_use_up_few_threads(
+    preconfigured: Preconfigured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MAX_HANGING", 2)
+    service, endpoint = preconfigured(token_reply())
+    numbered_tokens(endpoint, 0.3)
+    release, heard = threading.Event(), list[ServiceEvent]()
+
+    def hang(event: ServiceEvent) -> None:
+        heard.append(event)
+        release.wait(60)
+
+    stop = service.on_event(hang)
+    while len(endpoint.asked) < 12:
+        assert service.get_access_token(10)
+        time.sleep(0.01)
+    assert len(service._worker._running) <= 3
+    release.set()
+    while len(heard) < 12:
+        assert service.get_access_token(10)
+        time.sleep(0.01)
+    stop()
 
 
 def test_one_rejection_by_mistake_regenerates_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import pickle
+import re
 import sys
 import threading
 import time
@@ -170,6 +171,14 @@ def test_start_raises_when_a_preconfigured_endpoint_does_not_answer(
     assert "timed out after 0.2 s" in caught.value.message
 
 
+def test_a_token_endpoint_that_does_not_exist_names_what_to_check(
+    preconfigured: Preconfigured,
+) -> None:
+    service, _ = preconfigured(reply({"error": "Realm does not exist"}, 404))
+    with pytest.raises(TokenEndpointError, match=r"check its path and realm \(SERVICE_TOKEN_END"):
+        service.start()
+
+
 def test_start_does_not_fail_a_service_that_has_had_its_token(
     preconfigured: Preconfigured,
 ) -> None:
@@ -192,17 +201,39 @@ def test_the_worker_refreshes_without_being_asked(preconfigured: Preconfigured) 
     recorder.wait_for(EventKind.TOKEN_ISSUED, 2)
 
 
+@pytest.mark.parametrize("call", ["get_access_token", "wait_for_token"])
 def test_after_a_sleep_of_the_machine_the_first_caller_wakes_the_worker(
-    preconfigured: Preconfigured,
+    preconfigured: Preconfigured, call: str
 ) -> None:
     clock = FakeClock()
     service, _ = preconfigured(token_reply("first"), token_reply("second"), clock=clock)
     service.start()
+    time.sleep(0.5)  # by then it waits for the second time, which takes 30 s if nobody wakes it
     clock.advance(3600, asleep=True)
     service._cache.snapshot = service._cache.snapshot.without_fast_path()
     began = time.perf_counter()
+    assert getattr(service, call)(20)
     assert service.get_access_token() == "second"
-    assert time.perf_counter() - began < 5  # a worker that nobody wakes looks after 30 s
+    assert time.perf_counter() - began < 10
+
+
+def test_callers_within_a_pause_hear_how_much_of_it_is_left(
+    preconfigured: Preconfigured,
+) -> None:
+    clock = FakeClock()
+    service, _ = preconfigured(
+        reply({"error": "x"}, 503), clock=clock, base_retry_delay=5.0, max_retry_delay=60.0
+    )
+    left = []
+    for _ in range(2):
+        with pytest.raises(TokenEndpointError) as caught:
+            service.get_access_token()
+        told = re.search(r"retrying in (\d+\.\d) s$", caught.value.message)
+        assert told is not None
+        left.append(float(told[1]))
+        assert left[-1] == pytest.approx(service.status().next_attempt_in, abs=0.1)
+        clock.advance(0.3)
+    assert left[0] - left[1] == pytest.approx(0.3, abs=0.11)
 
 
 def test_a_failing_refresh_is_served_over_logged_once_and_retried_in_the_window(

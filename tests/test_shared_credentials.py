@@ -609,12 +609,9 @@ def test_a_usable_token_is_served_and_nothing_rotated_while_the_store_is_away(
     token = service.get_access_token()
     api.backend.rotate_secret("orders")
     shelf.fail("load", "lock", "save")
-    failed = threading.Event()
-    on_failed_attempt(service, failed.set)
     service._cache.request_refresh()
-    assert failed.wait(5)
+    wait_for(service, lambda: service.status().state is ServiceState.DEGRADED)
     assert service.get_access_token() == token
-    assert service.status().state is ServiceState.DEGRADED
     assert api.backend.requests["register"] == 1
     shelf.fail()
     wait_for(service, lambda: service.status().state is ServiceState.READY)
@@ -724,6 +721,68 @@ def test_what_another_put_back_first_is_left_alone(
     shelf.load = lambda: next(loads, None) or shelf_load()  # type: ignore[method-assign]
     shared(service)
     assert shelf_load() == stored
+
+
+class VaultError(CredentialStoreError):
+    """An error of somebody's store, whose arguments are others than those of its base."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+
+
+def test_an_error_of_a_store_may_take_arguments_of_its_own(
+    api: IdentityServer, make: MakeService, shelf: Shelf
+) -> None:
+    shelf.fail("load", "lock", error=VaultError("secret/orders", "is sealed"))
+    service = make(api, **LONG_PAUSES)
+    with pytest.raises(NotReadyError, match="secret/orders: is sealed; retrying in"):
+        service.get_access_token(10)
+    assert len(shelf.calls) == 1
+
+
+def test_an_outage_of_the_store_uses_up_no_registration_attempt(
+    make: MakeService, scripted: Scripted, shelf: Shelf
+) -> None:
+    service = make(scripted.url, max_registration_attempts=2, **SHORT_PAUSES)
+    token = service.get_access_token()
+    idle(service)
+    scripted.tokens = [REJECTED]
+    shelf.fail("load", "lock")
+    service.invalidate_token(token)
+    deadline = time.monotonic() + 30
+    while len(scripted.asked) < 6:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert service.status().state is ServiceState.DEGRADED
+    shelf.fail()
+    scripted.tokens = [token_reply("again")]
+    until_ready(service)
+    assert service.get_access_token() == "again"
+    assert scripted.asked.count("register") == 1
+
+
+def test_the_pause_between_regenerations_delays_no_look_at_the_store(
+    make: MakeService, scripted: Scripted, shelf: Shelf
+) -> None:
+    service = make(scripted.url, base_retry_delay=5.0, max_retry_delay=300.0)
+    token = service.get_access_token()
+    idle(service)
+    quiet_until = time.time() + 200
+    shelf._stored = evolve(shelf._stored, regenerations=8, no_regeneration_before=quiet_until)
+
+    def prepare(asked: Asked) -> None:
+        is_token = asked.path == "/token"
+        is_new = is_token and asked.form["client_secret"] == "rotated-elsewhere"
+        found = token_reply("with-the-new-secret") if is_new else REJECTED
+        scripted.server.answers[0] = found if is_token else existing(scripted.url)
+
+    scripted.server.before_answer = prepare
+    service.invalidate_token(token)
+    wait_for(service, lambda: service.status().registrations_failed == 1)
+    change_stored(shelf, client_secret="rotated-elsewhere")
+    until_ready(service)
+    assert service.get_access_token() == "with-the-new-secret"
+    assert "register and regenerate" not in scripted.asked
 
 
 def test_a_store_that_raises_something_else_ends_nothing(

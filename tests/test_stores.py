@@ -294,10 +294,25 @@ def test_a_damaged_file_is_an_error_that_names_the_member(url: str, path: Path) 
 
 def test_the_file_of_another_service_is_left_alone(url: str) -> None:
     save(store_at(url))
-    for other in ({"service_name": "billing"}, {"identity_api_url": "http://other"}):
-        with pytest.raises(CredentialStoreError, match="give each service a store of its own"):
+    for other, advice in (
+        ({"service_name": "billing"}, "give each service a store of its own"),
+        ({"identity_api_url": "http://other"}, "set IDENTITY_API_URL to that, or delete"),
+    ):
+        with pytest.raises(CredentialStoreError, match=advice):
             store_at(url, **other).load()
     assert store_at(url, identity_api_url=f"{API}/").load().version == 1
+
+
+def test_a_first_attempt_at_a_wrong_address_leaves_nothing_in_the_way(url: str) -> None:
+    wrong, store = store_at(url, identity_api_url="http://other"), store_at(url)
+    with wrong.lock(1):
+        wrong.save(StoredCredentials())  # as before each registration
+    with pytest.raises(CredentialStoreError, match="give each service a store of its own"):
+        store_at(url, service_name="billing").load()
+    saved = save(store)
+    assert store.load() == saved
+    with pytest.raises(CredentialStoreError, match="holds the credentials of the service"):
+        wrong.load()
 
 
 def _faults(path: Path) -> dict[str, Callable[[], object]]:

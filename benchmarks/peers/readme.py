@@ -22,7 +22,7 @@ ROWS = (
     ("slow-refresh", "stalled", "stalled calls while a refresh is slow"),
     ("failing-refresh", "failed", "failed calls while a refresh fails"),
     ("outage-past-end", "expired", "expired tokens served in an outage"),
-    ("cached-1", "ratio", "time of a cached token, by the least possible"),
+    ("cached-1", "ratio", "time to return a cached token, relative to the minimum"),
 )
 
 

@@ -58,6 +58,8 @@ class Page:
         for host in OTHER_SERVICES:
             text = text.replace(host, self.resource.url)
         text = text.replace("http://identity-api:3053", self.api.url)
+        store = self.environment["IDENTITY_CREDENTIAL_STORE"]
+        text = text.replace("file:///tmp/orders.json", store)
         text = text.replace("identity-client serve", f"identity-client serve --port {self.port}")
         return text.replace("127.0.0.1:3053", f"127.0.0.1:{self.port}")
 

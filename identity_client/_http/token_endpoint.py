@@ -28,6 +28,7 @@ MAX_LIFETIME = 86400.0
 
 _ADDRESS = "its address (SERVICE_TOKEN_ENDPOINT, or what identity-api returned)"
 
+_NOT_FOUND = "; check its path and realm (SERVICE_TOKEN_ENDPOINT, or what identity-api returned)"
 _REDIRECTED = (
     "; redirects are not followed: set SERVICE_TOKEN_ENDPOINT, or what identity-api returns, to "
     "the address that it redirects to, if you trust it"
@@ -165,7 +166,8 @@ class TokenEndpoint:
             f"{endpoint} returned HTTP {answer.status}"
             + (f" ({said})" if said else "")
             + (f"; check the client {credentials.client_id!r} and its secret" if rejected else "")
-            + (_REDIRECTED if answer.status // 100 == 3 else ""),
+            + (_REDIRECTED if answer.status // 100 == 3 else "")
+            + (_NOT_FOUND if answer.status == 404 else ""),
             status_code=answer.status,
             error=code,
             error_description=description,

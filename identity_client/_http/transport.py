@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import time
 import zlib
 from collections.abc import Mapping
 from typing import Any, cast
@@ -19,6 +20,11 @@ from .connection import POOLS, Deadline, StaleConnection
 from .failures import HttpError, chain, http_error
 
 MAX_BODY = 1024 * 1024
+
+# Seconds without a request after which a connection is not used again. Load balancers and firewalls
+# forget an idle connection after a few minutes, and some tell neither end: a request that is sent
+# on it waits out its whole timeout.
+MAX_IDLE = 60.0
 
 USER_AGENT = f"identity-client/{__version__} {requests.utils.default_user_agent()}"
 
@@ -159,9 +165,18 @@ class HttpTransport:
 
     def _current_adapter(self) -> _Adapter:
         adapter = self._adapter
+        if adapter is not None and adapter.pid == os.getpid() and adapter.idle_seconds() > MAX_IDLE:
+            adapter.close()
+            adapter = None
         if adapter is None or adapter.pid != os.getpid():
             self._adapter = adapter = _Adapter()
+        adapter.used_at = _now()
         return adapter
+
+
+def _now() -> tuple[float, float]:
+    """Return the time of both clocks: one of them stands still while the machine sleeps."""
+    return time.monotonic(), time.time()
 
 
 def _headers(form: str | None) -> dict[str, str]:
@@ -214,6 +229,10 @@ class _Adapter(HTTPAdapter):
     def __init__(self) -> None:
         super().__init__()
         self.pid = os.getpid()
+        self.used_at = _now()
+
+    def idle_seconds(self) -> float:
+        return max(now - then for now, then in zip(_now(), self.used_at, strict=True))
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)

@@ -157,10 +157,14 @@ class Failure:
 
     @property
     def message(self) -> str:
-        """What failed and when the next attempt follows; the same for all callers."""
+        """What failed, and how long after that the next attempt follows."""
+        return self.message_at(self.retry_at - self.pause)
+
+    def message_at(self, now: float) -> str:
+        """Return what failed, and in how many seconds the next attempt follows."""
         if self.final:
             return self.error.message
-        return f"{self.error.message}; retrying in {self.pause:.1f} s"
+        return f"{self.error.message}; retrying in {max(self.retry_at - now, 0.0):.1f} s"
 
     def should_wait(self, deadline: float) -> bool:
         """Whether the next attempt may help a caller that has time until ``deadline``."""
@@ -315,6 +319,7 @@ class TokenCache:
                     return False
                 if self.worker_exits != worker_exits:
                     raise WorkerGone
+                self._work.notify()  # it may sleep by a clock that stood still
                 self._clock.wait(self._outcome, deadline - now)
             return not self.is_terminal
 

@@ -29,7 +29,7 @@ from enum import Enum, auto
 import backoff
 from attrs import evolve
 
-from .._http.retry import Backoff, equal_jitter
+from .._http.retry import Backoff, equal_jitter, retry_after_with_jitter
 from .._http.transport import shown_url
 from ..api_client import IdentityApiClient, extract_credentials
 from ..config import IdentityBootstrapConfig
@@ -38,6 +38,7 @@ from ..errors import (
     IdentityApiError,
     IdentityError,
     InvalidClientError,
+    RemoteError,
     SecretNotReturnedError,
     TokenEndpointError,
     copy_for_raise,
@@ -124,7 +125,7 @@ class RegistrationSource(_TokenSourceBase):
                 raise
         if token is not None:
             return token
-        self.step = Step.REGISTRATION
+        self.step = Step.REGISTRATION if self._known is None else Step.TOKEN
         with self._store_lock:
             stored = self._store.load()
         if self._take_newer(stored):
@@ -270,7 +271,9 @@ class RegistrationSource(_TokenSourceBase):
                     config.base_retry_delay, config.max_retry_delay
                 )
                 self._registration_backoff = schedule
-                self._register_at = self._clock.monotonic() + schedule.next()
+                retry_after = error.retry_after if isinstance(error, RemoteError) else None
+                asked = retry_after_with_jitter(retry_after or 0.0, config.max_retry_delay)
+                self._register_at = self._clock.monotonic() + max(schedule.next(), asked)
                 self._registration_error = copy_for_raise(error)
             raise
         self._is_forced = False
@@ -371,8 +374,9 @@ class RegistrationSource(_TokenSourceBase):
                 f"identity-api returned no secret: the service {config.service_name!r} is "
                 "registered already, and its secret is not known here; configure a shared "
                 "credential store (IDENTITY_CREDENTIAL_STORE) or pre-configured credentials, or "
-                "allow its rotation (IDENTITY_ALLOW_SECRET_REGENERATION, or "
-                "--allow-secret-regeneration), which invalidates the old secret everywhere"
+                "allow its rotation (IDENTITY_ALLOW_SECRET_REGENERATION=true for a service, "
+                "--allow-secret-regeneration for a command), which invalidates the old secret "
+                "everywhere"
             )
         now = self._clock.time()
         is_quiet = now - claim.no_regeneration_before > config.max_retry_delay

@@ -30,6 +30,10 @@ from .sources import Step, TokenSource
 # The first pause between token requests, in seconds; they double up to `max_token_retry_delay`.
 TOKEN_RETRY_DELAY = 1.0
 
+# How many threads may hang in listeners and log handlers. After that, events are kept for the
+# first one that returns, so that an outage of hours does not use up the threads of the process.
+MAX_HANGING = 8
+
 
 class Worker:
     """Makes attempts when the cache says that one is due, and decides when the next one is.
@@ -237,9 +241,12 @@ class Worker:
             self._running.pop(thread_id, None)
             # A thread that was replaced leaves the connections to the one that follows it, and a
             # copy leaves all to the child's own.
-            if pid == os.getpid() and self._retire(run_id):
-                self._source.close()
-                self._cache.release_waiters(own)
+            if pid == os.getpid():
+                if self._retire(run_id):
+                    self._source.close()
+                    self._cache.release_waiters(own)
+                else:
+                    self._cache.wake_worker()  # what woke this thread was for the one that follows
 
     def _retire(self, run_id: object) -> bool:
         """Stop counting as running, before the waiters look; return False if replaced before."""
@@ -253,6 +260,8 @@ class Worker:
         """Do what comes after a token was published, or a failure: report, and write back."""
         self.publish_state_change()
         if not (sync or self._events.has_pending):
+            return
+        if len(self._running) > MAX_HANGING:
             return
         self._is_replaceable = True
         self._events.deliver()
@@ -421,8 +430,11 @@ class Worker:
             if usable:
                 cap = min(cap, max(base, usable / 2))
             self._backoff = Backoff(base, cap)
-        retry_after = error.retry_after if isinstance(error, RemoteError) else None
-        # A server that asks for a longer pause gets it, up to the longest one there is.
+        # A server that asks for a longer pause gets it, up to the longest one there is. What
+        # identity-api asks for delays registrations only, where there are credentials to try.
+        retry_after = None
+        if isinstance(error, TokenEndpointError if has_known else RemoteError):
+            retry_after = error.retry_after
         asked = retry_after_with_jitter(retry_after or 0.0, config.max_retry_delay)
         return max(self._backoff.next(), asked)
 

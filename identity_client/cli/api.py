@@ -103,7 +103,7 @@ def register_command(
 @click.argument("org_id")
 def verify_membership_command(*, user_id: str, org_id: str, as_json: bool, **options: Any) -> None:
     """Ask whether a user is a member of an organization; exit with 1 if not."""
-    with _client(_config(**options)) as client, patience("waiting for identity-api"):
+    with _client(_nameless_config(**options)) as client, patience("waiting for identity-api"):
         reply = client.verify_membership(user_id, org_id)
     _show(attrs.asdict(reply), as_json=as_json)
     if not reply.is_member:
@@ -122,7 +122,7 @@ def ensure_system_org_command(
     *, name: str, display_name: str | None, as_json: bool, **options: Any
 ) -> None:
     """Create the system organization NAME unless it exists, and show it."""
-    with _client(_config(**options)) as client, patience("waiting for identity-api"):
+    with _client(_nameless_config(**options)) as client, patience("waiting for identity-api"):
         organization = client.ensure_system_org(name=name, display_name=display_name or name)
     _show(attrs.asdict(organization), as_json=as_json)
 
@@ -135,7 +135,7 @@ def ensure_system_org_command(
 @click.argument("name")
 def get_system_org_command(*, name: str, as_json: bool, **options: Any) -> None:
     """Show the system organization NAME; exit with 1 when there is none."""
-    with _client(_config(**options)) as client, patience("waiting for identity-api"):
+    with _client(_nameless_config(**options)) as client, patience("waiting for identity-api"):
         organization = client.get_system_org(name)
     _show(attrs.asdict(organization), as_json=as_json)
 
@@ -188,6 +188,11 @@ def _config(**options: Any) -> IdentityBootstrapConfig:
     return IdentityBootstrapConfig.from_env(
         **overrides(**options), client_id=None, client_secret=None, token_endpoint=None
     )
+
+
+def _nameless_config(**options: Any) -> IdentityBootstrapConfig:
+    """Read the settings of a call that is about no service, and needs no name of one."""
+    return _config(**{**options, "service_name": "unused"})
 
 
 def _client(config: IdentityBootstrapConfig) -> IdentityApiClient:

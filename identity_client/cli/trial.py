@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from .console import echo
-from .failures import FAILED
+from .failures import FAILED, TIMED_OUT, give_up
 from .options import examples, json_option, make_service, service_options, timeout_option
 from .output import print_rows, progress
 
@@ -23,8 +23,9 @@ from .output import print_rows, progress
 @timeout_option(10.0, "Seconds to wait.")
 @json_option
 def try_command(*, timeout: float, as_json: bool, **options: Any) -> None:
-    """Try to get a token, as a service would, and show how that went; exit with 1 without one.
+    """Try to get a token, as a service would, and show how that went.
 
+    Exits with 1 without one, or with 3 when the time is over before anything failed.
     What a service that runs does is shown by status; what keeps it from working, by doctor.
     """
     with closing(make_service(**options)) as service:
@@ -35,5 +36,8 @@ def try_command(*, timeout: float, as_json: bool, **options: Any) -> None:
         echo(json.dumps(seen.to_dict()))
     else:
         print_rows(seen.to_dict())
-    if seen.state.value != "READY":
-        sys.exit(FAILED)
+    if seen.state.value == "READY":
+        return
+    if seen.last_error is None:
+        give_up(f"no access token within {timeout:g} s: an attempt is under way", TIMED_OUT)
+    sys.exit(FAILED)

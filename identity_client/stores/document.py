@@ -91,14 +91,23 @@ class RecordCodec:
                 f"{where} holds data that identity_client did not write; check "
                 "IDENTITY_CREDENTIAL_STORE, or move that data away"
             )
+        is_ours = content["service"] == self._owner["service"]
+        if is_ours and "encrypted" not in content and content.get("credentials") is None:
+            return content  # of a first attempt with another URL: there is nothing to keep apart
         self._compare_owner(content, where)
         return content
 
     def _compare_owner(self, content: dict[str, Any], where: str) -> None:
         if any(content[name] != value for name, value in self._owner.items()):
+            advice = "give each service a store of its own"
+            if content["service"] == self._owner["service"]:
+                advice = (
+                    "set IDENTITY_API_URL to that, or delete what is there, so that the service "
+                    "registers again, which replaces its client secret"
+                )
             raise CredentialStoreError(
                 f"{where} holds the credentials of the service {content['service']!r} at "
-                f"{content['identityApi']}; give each service a store of its own"
+                f"{content['identityApi']}; {advice}"
             )
 
     def _decrypted(self, content: dict[str, Any]) -> dict[str, Any]:
