@@ -754,8 +754,8 @@ def test_an_outage_of_the_store_uses_up_no_registration_attempt(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert service.status().state is ServiceState.DEGRADED
-    shelf.fail()
     scripted.tokens = [token_reply("again")]
+    shelf.fail()
     until_ready(service)
     assert service.get_access_token() == "again"
     assert scripted.asked.count("register") == 1
