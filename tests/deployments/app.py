@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import time
@@ -12,6 +13,7 @@ from flask import Flask
 
 from identity_client import IdentityBootstrapConfig, IdentityBootstrapService
 
+faulthandler.enable()  # see `Deployment.show_stacks`
 logging.basicConfig(level=logging.INFO, format="%(process)d %(threadName)s %(message)s")
 
 service = IdentityBootstrapService(IdentityBootstrapConfig.from_env())

@@ -69,10 +69,21 @@ class Deployment(ABC):
                     found.add(pid)
 
         with ThreadPoolExecutor(2 * count) as askers:
-            for asker in [askers.submit(ask_on) for _ in range(2 * count)]:
+            waiting = [askers.submit(ask_on) for _ in range(2 * count)]
+            if any(asker.exception() for asker in waiting):
+                self.show_stacks()
+            for asker in waiting:
                 asker.result()
         print(f"{len(found)} workers answered in {time.monotonic() - began:.2f} s")
         return found
+
+    def show_stacks(self) -> None:
+        """Let workers that hang write to the log where they do; it ends them."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+        for pid in children.read_text(encoding="ascii").split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGABRT)
+        time.sleep(2)
 
     def ask(self) -> Answer:
         answer = self._ask()
